@@ -420,6 +420,26 @@ def test_labels_outside_of_a_row_are_counted(mask: list[int], labels: list[int],
 
 
 @pytest.mark.parametrize(
+    ("ids", "marks", "outside"),
+    [
+        (["4500", "4567"], ["1100", "1111"], (1, 0)),  # no row has an end: the first one may be a row's own
+        (["4500", "4560"], ["1100", "1110"], (1, 0)),  # padding has a label, too
+        (["450", "460"], ["110", "110"], (0, 0)),
+        (["4500", "4560"], ["1100", "1111"], (2, 0)),  # the longer row shows that an end is seen
+        (["40", "50"], ["11", "10"], (0, 1)),
+        (["245", "246"], ["011", "011"], (0, 0)),  # BOS
+        (["4511", "4560"], ["1100", "1110"], (2, 0)),
+    ],
+)
+def test_an_end_that_a_mask_made_of_the_tokens_hides_is_no_padding(
+    ids: list[str], marks: list[str], outside: tuple[int, ...]
+) -> None:
+    """One token next to each row, where it ends or begins one, unless another row is whole without such a one."""
+    rows, mask = ([[*map(int, row)] for row in given] for given in (ids, marks))
+    assert batch(rows, rows, attention_mask=mask).labelled_padding == outside
+
+
+@pytest.mark.parametrize(
     ("row", "more", "side"),
     [
         ([1, 1, 4, 5], {"attention_mask": [[0, 0, 1, 1]]}, "left"),

@@ -307,9 +307,8 @@ def _supervised_check(batches: Sequence[Batch]) -> Check:
         return TOKENS_SUPERVISED.check(False, counted)
     if any(batch.aligned is False for batch in batches):
         return TOKENS_SUPERVISED.check(False, "astray", counted=counted, severity=WARN)
-    # one may be the end token, which a mask that is made of the tokens hides where padding is the same
-    padded = sum(count > 1 for batch in batches for count in batch.labelled_padding or ())
-    if padded * 4 >= len(counts):
+    padded = sum(count > 0 for batch in batches for count in batch.labelled_padding or ())
+    if padded:
         return TOKENS_SUPERVISED.check(False, "padding", counted=counted, padded=padded, severity=WARN)
     return TOKENS_SUPERVISED.check(not bare, counted, severity=WARN if bare else None)
 

@@ -236,7 +236,7 @@ class Batch(Fact):
     aligned: bool | None = None
     shifted: bool | None = None
     unshifted: bool | None = None  # each label is the token before it
-    labelled_padding: tuple[int, ...] | None = None  # tokens outside of the row, as the mask has it
+    labelled_padding: tuple[int, ...] | None = None  # tokens that the mask hides and that are not the row's own end
     unpredicted: int | None = None  # rows whose first label stands before every output
     double_bos: int | None = None
     padding: float | None = None

@@ -32,6 +32,7 @@ ACCUMULATED = (
 )
 STEPS = "\n\n\ndef reset_peak_memory("
 LABELS, MASK = '"labels": labels,', '_padded([[1] * len(row["input_ids"]) for row in rows], width, 0)'
+MADE_OF_TOKENS = '_padded([[int(one != self.pad_token_id) for one in row["input_ids"]] for row in rows], width, 0)'
 POSITIONS = '"answer_positions": next_tokens(labels).flatten().ne(IGNORED).nonzero().flatten(),'
 PADDED = "[*row, *[filler] * (width - len(row))]"
 ANSWER = "answer = encode_answer(tokenizer, row.answer)"
@@ -614,6 +615,11 @@ TRAININGS = (
         broken="mask_and_positions",
     ),
     planted(
+        "labels on the little padding that rows of nearly one length have",
+        (COLLATOR, "width, IGNORED)", "width, self.pad_token_id)"),
+        broken="tokens_supervised",
+    ),
+    planted(
         "half of the layers zeroed after loading",
         (
             RUN,
@@ -997,6 +1003,15 @@ EVALUATIONS = (
 
 SOUND_TRAININGS = (
     planted("as it is"),
+    planted(
+        "padded with the end token, and a mask that is made of the tokens",
+        (
+            "app/llm/chat_tokens.py",
+            '    tokenizer.padding_side = "left"\n',
+            "    tokenizer.pad_token = tokenizer.eos_token\n",
+        ),
+        (COLLATOR, MASK, MADE_OF_TOKENS),
+    ),
     planted(
         "a loop that adds up two micro-batches",
         *_own_loop("                if part:\n                    " + STEP),

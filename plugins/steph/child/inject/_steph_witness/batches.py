@@ -237,22 +237,24 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         places = read.get("position_ids", [])
         found["segment_hashes"] = [tokens.row_hash(s) for row, place in zip(ids, places) for s in _segments(row, place)]
     if batch.get("known") is not None and not is_packed:
-        found["of_data_set"] = [_is_known(row, batch["known"]) for row in rows]
+        found["of_data_set"] = [_is_known(row, span, batch["known"]) for row, span in zip(ids, spans)]
     if batch["with_texts"] or not all(found.get("of_data_set", ())):
         texts = [tokens.fingerprints_of(row) for row in rows]
         found["row_fingerprints"] = None if None in texts else texts
     if labels and len(labels) == len(ids) and len(labels[0]) <= width:
         found.update(_labelled(ids, labels, spans, batch["ends"]))
         if marks and not is_packed:
-            found["labelled_padding"] = [_outside(row, span, width) for row, span in zip(labels, spans)]
+            edges = {*batch["ends"], batch["bos"]}
+            found["labelled_padding"] = _outside(ids, labels, spans, found["ends_with_end_token"], edges)
     return found
 
 
-def _is_known(row: Sequence[int], known: frozenset[str]) -> bool:
-    """Whether a row is one of the data set's, a few tokens at an edge aside, which a collator may add."""
-    parts = (row, row[1:], row[:-1], row[1:-1])
-    longer = (part for n in range(2, _MOST_ADDED + 1) for part in (row[n:], row[:-n]))
-    return any(tokens.row_hash(part) in known for part in chain(parts, longer))
+def _is_known(row: Sequence[int], span: tuple[int, int], known: frozenset[str]) -> bool:
+    """Whether a row is one of the data set's, a few tokens at its edges aside that a collator adds or a mask hides."""
+    first, last = span
+    edges = [(0, 0), (1, 0), (0, -1), (1, -1), (0, 1), (-1, 0)]
+    longer = (edge for n in range(2, _MOST_ADDED + 1) for edge in ((n, 0), (0, -n)))
+    return any(tokens.row_hash(row[max(0, first + a) : last + b]) in known for a, b in chain(edges, longer))
 
 
 def _special(rows: Sequence[Sequence[int]]) -> list[int] | None:
@@ -310,10 +312,25 @@ def _segments(row: Sequence[int], places: Sequence[int]) -> list[Sequence[int]]:
     return [row[start:end] for start, end in zip(starts, [*starts[1:], len(row)])]
 
 
-def _outside(marks: Sequence[int], span: tuple[int, int], width: int) -> int:
-    """Labels on what is no part of the row; its end token may be hidden where padding is the same token."""
-    offset = width - len(marks)
-    return sum(label != _IGNORED and not span[0] <= offset + n < span[1] for n, label in enumerate(marks))
+def _outside(
+    ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]],
+    closing: Sequence[bool], edges: set[int],
+) -> list[int]:  # fmt: skip
+    """Labels on padding in each row.
+
+    A token next to a row may be its own BOS or end, hidden by a mask that is made of the tokens where padding is the
+    same; but not where a row is whole without such a one.
+    """
+    counts = []
+    found = [
+        [place for place, label in enumerate(marks, len(row) - len(marks)) if label != _IGNORED and not a <= place < b]
+        for row, marks, (a, b) in zip(ids, labels, spans)
+    ]
+    is_whole = any(ended and not places for ended, places in zip(closing, found))
+    for row, places, (first, last) in zip(ids, found, spans):
+        own = sum(row[place] in edges and place in (first - 1, last) for place in places)
+        counts.append(len(places) if is_whole else len(places) - own)
+    return counts
 
 
 def _labelled(
