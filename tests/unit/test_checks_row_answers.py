@@ -12,7 +12,7 @@ from planted import DATASET, ROOT, TRAIN_FILE
 from steph.base.terms import Severity
 from steph.contract.questions import Question, question_key, questions_of
 from steph.contract.rows import RowFormat
-from steph.judge.checks_row_answers import row_answers_check
+from steph.judge.checks_row_answers import file_checks
 from steph.judge.evidence import TrainEvidence
 from steph.record.settings import TrainSettings
 from steph.record.values import Check
@@ -49,7 +49,7 @@ def checked(
         output_dir=folder / "out", output_dir_name="out", settings=TrainSettings(max_seq_length=512), model_name="m",
         stdout="", output="", returncode=0, attempt_started_unix=0.0,
     )  # fmt: skip
-    return row_answers_check(replace(evidence, train_file=path, row_format=row_format, questions=questions))
+    return file_checks(replace(evidence, train_file=path, row_format=row_format, questions=questions))[1]
 
 
 def prompt_of(one: Mapping[str, object], labels: Sequence[str] = LETTERS, order: Sequence[int] = (0, 1, 2, 3)) -> str:
@@ -141,7 +141,7 @@ def test_the_stand_in_s_own_files_hold() -> None:
             output_dir=ROOT, output_dir_name=".", settings=TrainSettings(max_seq_length=512), model_name="m", stdout="",
             output="", returncode=0, attempt_started_unix=0.0, train_file=ROOT / name, questions=questions,
         )  # fmt: skip
-        found = row_answers_check(evidence)
+        found = file_checks(evidence)[1]
         assert found.holds is True, found.message
         assert int(str(found.message).split(" 行のうち")[0].split()[-1]) > 30
 

@@ -353,6 +353,20 @@ def _frame_check(evidence: EvalEvidence, asked: list[_Asked]) -> Check:
 
 
 def _leak_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
+    told = _given_away(asked, every=len(asked) == len(rows))
+    if told:
+        return PROMPTS_HIDE_ANSWERS.check(False, "given_away", questions=len(asked), ways=told)
+    if len({one.gold for one in asked}) < 2 or len(asked) < len(rows):
+        return PROMPTS_HIDE_ANSWERS.check(None, "unseen")
+    return PROMPTS_HIDE_ANSWERS.check(True, "hidden", questions=len(asked))
+
+
+def given_away(rows: Sequence[Row]) -> list[Message]:
+    """How prompts tell the right answers to their own questions; rows without a prompt are left out."""
+    return _given_away([_Asked.of(row, prompt) for row in rows if (prompt := row.asked)], every=True)
+
+
+def _given_away(asked: list[_Asked], *, every: bool) -> list[Message]:
     """The answer behind the prompt, around the question, in an example that is the question itself, or as a mark."""
     varied = len({one.gold for one in asked}) > 1
     lines = [frozenset(line.strip() for line in one.prompt.raw.splitlines()) for one in asked]
@@ -362,18 +376,13 @@ def _leak_check(asked: list[_Asked], rows: tuple[Row, ...]) -> Check:
     # the right choice alone is dressed differently, where the right choices stand at different places
     is_marked = all(one.spans and _is_marked(one) for one in asked) and len({one.gold_place for one in asked}) > 1
     reasons = {
-        "prompt.ends_with_answer": at_end if varied and at_end == len(asked) == len(rows) else 0,
+        "prompt.ends_with_answer": at_end if varied and every and at_end == len(asked) else 0,
         "prompt.answer_beside": sum(_told_beside(one, common, varied) for one in asked),
         "prompt.answer_before": _told_before(asked, common) if varied else 0,
         "prompt.question_as_example": sum(_told_as_example(one) for one in asked),
         "prompt.answer_marked": len(asked) if varied and is_marked else 0,
     }
-    told = [say(reason, questions=count) for reason, count in reasons.items() if count]
-    if told:
-        return PROMPTS_HIDE_ANSWERS.check(False, "given_away", questions=len(asked), ways=told)
-    if not varied or len(asked) < len(rows):
-        return PROMPTS_HIDE_ANSWERS.check(None, "unseen")
-    return PROMPTS_HIDE_ANSWERS.check(True, "hidden", questions=len(asked))
+    return [say(reason, questions=count) for reason, count in reasons.items() if count]
 
 
 def _told_beside(one: _Asked, common: frozenset[str], varied: bool) -> bool:

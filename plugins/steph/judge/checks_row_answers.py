@@ -1,10 +1,14 @@
-"""Holds the answers of a training file against the data set's right answers to the same questions. Reads that file.
+"""Whether a training file is what its builder meant. Reads that file.
 
-A builder that writes the wrong letters makes a file that all later checks take as the truth. A row is compared only
-where its prompt has a question of the data set word for word, with all of its choices in any order; other rows, such
-as those of another data set, say nothing here. A label that no choice of the row has is wrong, also where choices of
-the data set were lost. A choice that the row adds ("e. I don't know") is no right answer of the data set's, but may be
-meant in some rows: it is wrong only where most of them answer so.
+Its answers are held against the data set's right answers to the same questions: a builder that writes the wrong letters
+makes a file that all later checks take as the truth. A row is compared only where its prompt has a question of the data
+set word for word, with all of its choices in any order; other rows, such as those of another data set, say nothing
+here. A label that no choice of the row has is wrong, also where choices of the data set were lost. A choice that the
+row adds ("e. I don't know") is no right answer of the data set's, but may be meant in some rows: it is wrong only where
+most of them answer so.
+
+Its texts are looked at for themselves, too: one question in all rows, fields of a template that nothing was put into,
+an answer that is a missing value, text that was decoded wrongly, and the answer given away beside the question.
 """
 
 from __future__ import annotations
@@ -12,23 +16,27 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import chain, islice, pairwise
 
 from steph.base.fingerprint import normal_form
+from steph.base.messages import say
 from steph.contract.questions import (
     LEAST_QUESTION_CHARS,
     Choices,
     Question,
     answer_labels,
+    choices_of,
     key_texts,
     label_places,
     labels_beyond,
     plain_label,
 )
+from steph.contract.results import Row
 from steph.contract.rows import TrainingRow, training_rows_in
+from steph.judge.checks_prompts import given_away
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
 from steph.judge.prints import fingerprints
@@ -41,9 +49,32 @@ LEAST_KEPT = 2  # choices of a question that lost the others
 MOST_READ_BEYOND = 2  # labels behind a row's own that are looked for in longer answers: `i` is an English word
 SHORT_CHARS = 40  # a longer answer weighs one choice after the other before it says one
 MOST_GAP_CHARS = 8  # between two choices: a label and what stands around it
+LEAST_READ = 8  # rows; of fewer nothing is said of what most have
+MOST_ALIKE, LEAST_DISTINCT = 0.5, 0.25  # of the rows: with one prompt, with different prompts
+FREE_SHARE = 0.9  # of the answers that differ: one prompt may be answered in many ways
+FEW, MANY = 0.1, 0.5  # of the rows: with a fault that no text has by chance, and with one that some texts have
+LEAST_FOREIGN_CHARS, LEAST_ESCAPES = 4, 3
+KEPT_FOR_LOST = 4  # characters that are read, for each that was lost on the way
+MOST_TOLD = 400  # rows whose answer may be given away
+_FIELD = re.compile(
+    r"(?<![\w\\{'\"])\{\{?[^\S\n]?[^\W\d]\w{2,30}[^\S\n]?\}?\}(?![}'\"])|[$]\{\w{3,30}\}|%\(\w{3,30}\)s"
+)
+_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|&(?:#\d{2,6}|#x[0-9a-fA-F]{2,6}|lt|gt|amp|quot|nbsp);")
+_MISSING = {"nan", "<na>", "nat", "undefined", "[objectobject]"}  # of a table or a script: no text is that by chance
+_EMPTY = {"", "none", "null", "n/a"}  # some rows may mean that
+_MISREAD_AS = (
+    "cp932",
+    "euc_jp",
+    "gb18030",
+    "cp949",
+    "cp1251",
+    "cp850",
+)  # of UTF-8, beside Latin-1 and its Windows form
 _AROUND_LABELS = "()[]{}<>【】「」.、,:：;-*・。"
 
 ANSWERS_OF_DATASET = CheckKind("answers_of_dataset", "H-2", FAIL, trap=22, optional=True, needs=(Needs.TRAIN_ROWS,))
+
+ROWS_PLAUSIBLE = CheckKind("rows_plausible", "H-2", WARN, trap=22, optional=True, needs=(Needs.TRAIN_ROWS,))
 
 
 @dataclass(frozen=True)
@@ -71,21 +102,91 @@ class _Asked:
         return len(self.order) == len(self.known.choices)
 
 
-def row_answers_check(evidence: TrainEvidence) -> Check:
-    """Whether the rows that ask questions of the data set give the right answers to them."""
-    if evidence.train_file is None or not evidence.questions:
-        return ANSWERS_OF_DATASET.check(None, "no_questions")
-    finder = _Finder(evidence.questions)
-    found: Counter[_Answer] = Counter()
+def file_checks(evidence: TrainEvidence) -> tuple[Check, ...]:
+    """Whether the rows of the training file are plausible, and give the data set's right answers to its questions."""
+    if evidence.train_file is None or evidence.row_format == "none":
+        return ROWS_PLAUSIBLE.check(None, "unreadable"), ANSWERS_OF_DATASET.check(None, "no_questions")
     try:
-        for row in islice(training_rows_in(evidence.train_file, evidence.row_format), MOST_ROWS):
-            text = normal_form(row.prompt or row.text)
-            asked = finder.asked_last(text)
-            answer = None if asked is None else _answer(row, asked, text, finder)
-            if answer is not None:
-                found[answer] += 1
+        rows = [*islice(training_rows_in(evidence.train_file, evidence.row_format), MOST_ROWS)]
     except OSError:
-        return ANSWERS_OF_DATASET.check(None, "unreadable")
+        return ROWS_PLAUSIBLE.check(None, "unreadable"), ANSWERS_OF_DATASET.check(None, "unreadable")
+    finder = _Finder(evidence.questions or ())
+    asked = [finder.asked_last(normal_form(row.prompt or row.text)) for row in rows]
+    return _plausible_check(rows, asked), _answers_check(evidence, rows, asked, finder)
+
+
+def _plausible_check(rows: Sequence[TrainingRow], asked: Sequence[_Asked | None]) -> Check:
+    if len(rows) < LEAST_READ:
+        return ROWS_PLAUSIBLE.check(None, "too_few", least=LEAST_READ)
+    prompts = Counter(normal_form(row.prompt or row.text) for row in rows)
+    answers = {normal_form(row.answer) for row in rows}
+    is_free = len(answers) >= FREE_SHARE * len(rows) and any(row.prompt for row in rows)
+    most = max(prompts.values())
+    is_one = most > MOST_ALIKE * len(rows) or len(prompts) <= LEAST_DISTINCT * len(rows)
+    words = [normal_form(row.answer).lower() for row in rows]
+    # to a question with choices "None" is no answer, unless it is one of them
+    empty = [
+        word in _EMPTY
+        and (word not in one.known.choices if one and one.known.choices else not word and not row.is_chat)
+        for word, row, one in zip(words, rows, asked, strict=True)
+    ]
+    counts = {
+        "rows.one_prompt": (most if is_one and not is_free else 0, 0.0),
+        "rows.fields": (sum(_FIELD.search(row.asked) is not None for row in rows), MANY),
+        "rows.no_answers": (sum(word in _MISSING for word in words) + sum(empty), FEW),
+        "rows.empty_answers": (sum(word in _EMPTY for word in words), MANY),
+        "rows.misread": (sum(_is_misread(row.text) for row in rows), FEW),
+        "rows.escaped": (sum(len(_ESCAPE.findall(row.text)) >= LEAST_ESCAPES for row in rows), MANY),
+    }
+    troubles = [say(what, rows=count) for what, (count, share) in counts.items() if count > share * len(rows)]
+    troubles += given_away([*islice(_told_rows(rows, asked), MOST_TOLD)])
+    if troubles:
+        return ROWS_PLAUSIBLE.check(False, "troubled", rows=len(rows), troubles=troubles)
+    return ROWS_PLAUSIBLE.check(True, "plausible", rows=len(rows))
+
+
+def _told_rows(rows: Sequence[TrainingRow], asked: Sequence[_Asked | None]) -> Iterator[Row]:
+    """The rows that ask for one of some choices, as an evaluation's rows are read."""
+    for row, one in zip(rows, asked, strict=True):
+        question = (one.known.question, list(one.known.choices)) if one else (row.question, row.choices)
+        label = plain_label(row.answer)
+        label = label if len(label) == 1 else strict_letter(row.answer, cot=True) or ""
+        if row.prompt and question[0] and label and choices_of(question[1]).texts:
+            yield Row(
+                question=question[0], choices=question[1], correct_answer=label, is_correct=True, prompt=row.prompt
+            )
+
+
+def _is_misread(text: str) -> bool:
+    """Whether a text, or a line of it, was UTF-8 that was decoded as something else."""
+    return "\ufffd" in text or any(map(_is_mojibake, text.splitlines()))
+
+
+def _is_mojibake(line: str) -> bool:
+    """Whether what stands for it in another table of characters is, but for some lost ones, UTF-8."""
+    if sum(not letter.isascii() for letter in line) < LEAST_FOREIGN_CHARS:
+        return False
+    # Windows' own table leaves some out, which stay as they are
+    latin = b"".join(bytes([ord(one)]) if ord(one) < 256 else one.encode("cp1252", "ignore") for one in line)
+    for raw in (latin, *(line.encode(codec, "ignore") for codec in _MISREAD_AS)):
+        read = raw.decode("utf-8", "replace")
+        lost, foreign = read.count("\ufffd"), sum(not one.isascii() for one in read)
+        if foreign - lost >= LEAST_FOREIGN_CHARS and foreign - lost >= KEPT_FOR_LOST * lost and read != line:
+            return True
+    return False
+
+
+def _answers_check(
+    evidence: TrainEvidence, rows: Sequence[TrainingRow], asked: Sequence[_Asked | None], finder: _Finder
+) -> Check:
+    if not evidence.questions:
+        return ANSWERS_OF_DATASET.check(None, "no_questions")
+    answers = (
+        _answer(row, one, normal_form(row.prompt or row.text), finder)
+        for row, one in zip(rows, asked, strict=True)
+        if one is not None
+    )
+    found = Counter(answer for answer in answers if answer is not None)
     added, wrong = found.pop(_Answer.ADDED, 0), found[_Answer.WRONG] + found[_Answer.READ_AS_WRONG]
     if 2 * added > added + found.total():
         wrong += added

@@ -26,7 +26,7 @@ from steph.contract.training_log import TrainingLog, losses_in_words, read_log
 from steph.judge import checks_adapter, checks_progress
 from steph.judge.checks_figures import loss_checks, step_checks
 from steph.judge.checks_process import process_checks
-from steph.judge.checks_row_answers import row_answers_check
+from steph.judge.checks_row_answers import file_checks
 from steph.judge.checks_seen import is_mean
 from steph.judge.checks_setup import has_packed_batches, last_save, training_in
 from steph.judge.checks_witness import witnessed_training_checks
@@ -96,7 +96,7 @@ def judge_training(
         *witnessed_training_checks(evidence, outcome.adapter_sha256),
         *_spill_checks(evidence, trained),
         _answers_check(evidence.lost_answers),
-        row_answers_check(evidence),
+        *file_checks(evidence),
         *further,
     )
     # a loop of the program's own has no Trainer: neither its folder nor its description has a state

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from steph.base.terms import Severity
 from steph.judge.catalog import CATALOG
@@ -24,7 +25,8 @@ class Variant:
     """One planted pipeline.
 
     `plant` is the fake script's defect ("" for none), `caught` the ids of exactly those checks that must not hold,
-    `unmeasured` the `fail` checks that can then not be measured; the changes alter what the suite knows. `hardness` is
+    `unmeasured` the `fail` checks that can then not be measured; `row_change` makes the training file's rows, the other
+    changes alter what the suite knows. `hardness` is
     that of the checks where it is not their row's, of all of them or by their ids.
     """
 
@@ -39,6 +41,7 @@ class Variant:
     style: int = 5
     train_settings: TrainSettings = TRAIN_SETTINGS
     eval_settings: EvalSettings = EVAL_SETTINGS
+    row_change: Callable[[int, dict[str, Any]], dict[str, str]] | None = None
     train_change: Callable[[TrainEvidence], TrainEvidence] = field(default=lambda evidence: evidence)
     eval_change: Callable[[EvalEvidence], EvalEvidence] = field(default=lambda evidence: evidence)
 
@@ -80,6 +83,26 @@ def _says_answers_alone(evidence: TrainEvidence) -> TrainEvidence:
     rows = evidence.description.train.rows.changed(labels="answer")
     train = evidence.description.train.changed(rows=rows)
     return replace(evidence, description=evidence.description.changed(train=train))
+
+
+def _written(
+    label: str,
+    title: str,
+    *caught: str,
+    asked: Callable[[dict[str, Any]], str] | None = None,
+    answer: Callable[[int, dict[str, Any]], str] | None = None,
+) -> Variant:
+    """A training file whose rows the builder asks or answers so; `asked` is given a row and the right choice's text."""
+
+    def change(n: int, row: dict[str, Any]) -> dict[str, str]:
+        right = next(line[2:] for line in row["meta"]["choices"].splitlines() if line[0] == row["output"])
+        told = row | {"right": right}
+        return {
+            "input": asked(told) if asked else row["input"],
+            "output": answer(n, told) if answer else row["output"],
+        }
+
+    return replace(_train("", f"学習ファイル: {title}", *caught), label=label, row_change=change)
 
 
 def _lost(lost: int, rows: int) -> Callable[[TrainEvidence], TrainEvidence]:
@@ -267,6 +290,24 @@ TRAINING = (
     replace(_train("", "学習ファイルの答えの記号が一部の行で違う", "answers_of_dataset", trap=22),
             label="some_letters_of_builder", hardness=Severity.WARN,
             train_change=lambda evidence: _other_golds(evidence, 0.25)),
+    *(_written(label, title, "rows_plausible", asked=asked) for label, title, asked in (
+        ("one_question", "どの行も同じ問い", lambda row: "次の問いに答えてください。\n契約の期間はどれですか。"),
+        ("fields_unfilled", "選択肢の枠が埋まっていない",
+         lambda row: row["input"].replace(row["meta"]["choices"], "{choices}")),
+        ("jinja_unfilled", "問題文の枠が埋まっていない",
+         lambda row: row["input"].replace(row["meta"]["question"], "{{ question }}")),
+        ("read_as_latin_1", "文字化け", lambda row: row["input"].encode().decode("latin-1")),
+        ("read_as_cp932", "一行だけ別の文字コードで読んだ文字化け",
+         lambda row: "前提は条文に従うこと。\n".encode().decode("cp932", "ignore") + "\n" + row["input"]),
+        ("letters_lost", "文字が � に置き換わった", lambda row: row["input"].replace("期間", "\ufffd\ufffd")),
+        ("escaped_twice", "JSON の文字列のまま", lambda row: json.dumps(row["input"])),
+        ("answer_as_hint", "問いの前に正解", lambda row: f"ヒント: 正解は {row['output']} です。\n{row['input']}"),
+        ("answer_marked", "正解の選択肢にだけ印",
+         lambda row: row["input"].replace(row["right"], row["right"] + "（正解）")),
+    )),
+    _written("some_answers_nan", "三行に一行の答えが nan", "rows_plausible",
+             answer=lambda n, row: "nan" if n % 3 == 0 else row["output"]),
+    _written("answers_none", "どの答えも None", "rows_plausible", answer=lambda n, row: "None"),
     replace(_train("", "カードが埋まってからステップが 10 倍遅い", "no_memory_spill"), label="slow_spill",
             train_change=_on_card(step_seconds=5.0)),
     replace(_train("", "torch の予約がカードの容量を超えた", "no_memory_spill"), label="reserved_over_card",
@@ -657,6 +698,17 @@ SOUND: tuple[Variant, ...] = (
     _train("graphed", "学習: CUDA グラフで、モデルは数回しか呼ばれない"),
     _train("averaged", "学習: 終わりのステップの平均（EMA など）を保存した"),
     _train("other_modes", "学習: dropout だけを学習モードにした"),
+    *(_written(f"answers_as_{label}", title, answer=answer) for label, title, answer in (
+        ("brackets", "(B) のような答え", lambda n, row: f"({row['output'].upper()})"),
+        ("number", "番号の答え", lambda n, row: str("abcd".index(row["output"]) + 1)),
+        ("text", "選択肢の文の答え", lambda n, row: row["right"]),
+        ("sentence", "文の答え", lambda n, row: f"正解は{row['output']}です。"),
+        ("json", "JSON の答え", lambda n, row: json.dumps({"answer": row["output"]})),
+        ("reasons", "ほかの選択肢に触れる理由つきの答え",
+         lambda n, row: f"まずaは条文に反する。bも期間が違う。よって{row['output']}が正しい。"),
+    )),
+    _written("json_asked", "JSON で答えるようにという指示",
+             asked=lambda row: row["input"] + '{{"answer": 1}} でも \\boxed{answer} でもなく a のように'),
     _eval("", "評価: 欠陥なし"),
     _eval("base_asked_first", "評価: 先にアダプタなしでも答えた"),
     _eval("merged_in_memory", "評価: アダプターを重みにマージして答えた"),

@@ -35,6 +35,10 @@ SEEN_TRAINING = "seen-training"  # the folder of what a witness sees of the trai
 def training_evidence(root: Path, variant: Variant) -> TrainEvidence:
     """Run the planted training and hand over what the suite would know, had each of its lines taken half a second."""
     settings = variant.train_settings
+    if variant.row_change is not None:
+        rows = map(json.loads, (root / TRAIN_FILE).read_text(encoding="utf-8").splitlines())
+        lines = [json.dumps(variant.row_change(n, row), ensure_ascii=False) for n, row in enumerate(rows)]
+        (root / TRAIN_FILE).write_text("\n".join(lines), encoding="utf-8")
     _let_last(root, TRAIN_SECONDS)
     inputs = tuple((root / name, sha256_of(root / name)) for name in (DATASET, TRAIN_FILE))
     place, began_unix = (root / OUTPUT_DIR).resolve(), time.time()
