@@ -361,3 +361,41 @@ def test_what_all_rows_have_before_their_answers_is_changed_in_the_prompts(
     evidence = replace(sound, training_witness=witness_of(tmp_path / "training", trained(facts)))
     found = broken(judged(evidence, tmp_path, each("generation", lead_hashes=[ending])))
     assert found == ({"frame_as_trained": Severity.WARN} if is_found else {})
+
+
+@pytest.mark.parametrize(
+    ("in_rows", "in_prompts", "changes", "is_found"),
+    [
+        (1, 0, {}, True),
+        (0, 1, {}, True),
+        (1, 2, {}, True),
+        (1, 1, {}, False),
+        (0, 0, {}, False),
+        (1, 0, {"bos": 7}, False),  # another tokenizer's, such as a reranker's
+        (1, 0, {"bos": None, "leading_bos": None}, False),
+        (1, 0, {"prompt_tokens": [64]}, True),
+    ],
+)
+def test_rows_and_prompts_begin_with_as_many_bos(
+    sound: EvalEvidence, tmp_path: Path, in_rows: int, in_prompts: int, changes: dict[str, Any], is_found: bool
+) -> None:
+    """One in the training only, in the evaluation only, or one more of it: the model is asked as it was not trained."""
+    (path,) = (sound.root / "seen-training").glob("witness-*.jsonl")
+    facts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = len(next(fact for fact in facts if fact["fact"] == "batch")["supervised"])
+
+    def found(folder: str, *further: Change, **batch: Any) -> dict[str, Severity]:  # noqa: ANN401
+        trained = each("batch", **{"bos": 1, "leading_bos": [in_rows] * rows, **batch})(facts)
+        evidence = replace(sound, training_witness=witness_of(tmp_path / f"{folder}-training", trained))
+        asked = each("generation", **{"bos": 1, "leading_bos": [in_prompts], **changes})
+        return broken(judged(evidence, tmp_path / folder, asked, *further))
+
+    assert found("as_they_are") == ({"frame_as_trained": Severity.WARN} if is_found else {})
+    assert found("packed", packed=True, leading_bos=None) == {}
+    # cut from the left to one length
+    if not in_rows:
+        assert found("rows_cut", shape=[rows, 64], padding=0.0) == {}
+    if not in_prompts:
+        cut = answers(lambda n, fact: [fact | {"prompt_tokens": [64], "prompt_fingerprints": [
+            [f"{n}", *fact["prompt_fingerprints"][0]]]}])  # fmt: skip
+        assert found("prompts_cut", cut) == {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from steph.base.messages import say
 from steph.base.text import one_line
@@ -10,7 +10,7 @@ from steph.base.units import MISSING
 from steph.contract.results import Row
 from steph.judge.answering import PART_OF_QUESTION, Answering, Call, asked_alone, begun, given_by, is_off
 from steph.judge.checks_prompts import LEAST_ADDED, LEAST_LOST, asked_share, frame_added, frame_lost, text_beside
-from steph.judge.endings import other_ending
+from steph.judge.endings import LEAST_LEADS, other_ending
 from steph.judge.kinds import FAIL, WARN, CheckKind, Figures, Needs
 from steph.judge.witness import (
     AdapterChanged,
@@ -153,6 +153,27 @@ def bare_check(seen: Answering, rows: Sequence[Row]) -> Check:
     return PROMPTS_BARE.check(beside.prompts * 2 <= len(prompts), found, **counts)
 
 
+def _other_beginning(batches: Sequence[Batch], calls: Collection[Call]) -> tuple[int, int] | None:
+    """How many BOS all rows begin with, and all prompts, where that differs by the same tokenizer.
+
+    Rows that are all as long as each other may have lost their beginning, and so may such prompts, if they begin with
+    different texts.
+    """
+    known = [(fact.bos, fact.leading_bos) for fact in batches if fact.leading_bos]
+    in_rows = {(bos, count) for bos, counts in known for count in counts}
+    in_prompts = {(call.bos, count) for call in calls for count in call.leading_bos or ()}
+    if sum(len(counts) for _, counts in known) < LEAST_LEADS or len(in_rows) != 1 or len(in_prompts) != 1:
+        return None
+    ((bos, trained),), ((other_bos, asked),) = in_rows, in_prompts
+    widths = {fact.shape[1] for fact in batches if not fact.packed and len(fact.shape) > 1}
+    may_be_cut = len(widths) == 1 and not any(fact.padding for fact in batches)
+    lengths = [n for call in calls for n in (call.prompt_tokens if isinstance(call, Generation) else call.tokens) or ()]
+    if trained:
+        texts = {prints[0] for call in calls for prints in call.prompt_fingerprints if prints}
+        may_be_cut = not asked and len({*lengths}) == 1 < len(texts)
+    return (trained, asked) if bos == other_bos and trained != asked and not may_be_cut else None
+
+
 def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     """What all trained rows have before their question stands in the prompts, and the other way round.
 
@@ -167,6 +188,8 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
             return FRAME_AS_TRAINED.check(False, "template_in_rows_only")
         if min(in_prompts) > 0 and not any(in_rows):
             return FRAME_AS_TRAINED.check(False, "template_in_prompts_only")
+    if seen.wants_adapter and (beginning := _other_beginning(batches, calls)) is not None:
+        return FRAME_AS_TRAINED.check(False, "other_beginning", trained=beginning[0], asked=beginning[1])
     if seen.wants_adapter and not settings.use_cot:
         ending, severity = other_ending(seen, batches, asked)
         if ending is not None:

@@ -239,6 +239,8 @@ class Batch(Fact):
     labelled_padding: tuple[int, ...] | None = None  # tokens that the mask hides and that are not the row's own end
     unpredicted: int | None = None  # rows whose first label stands before every output
     double_bos: int | None = None
+    bos: int | None = None
+    leading_bos: tuple[int, ...] | None = None  # how many of these each row begins with
     padding: float | None = None
     padding_side: str | None = None
     packed: bool | None = None
@@ -333,6 +335,7 @@ class Generation(StateFact):
     prompt_tokens: tuple[int, ...] | None = None
     prompt_hashes: Texts = ()
     prompt_fingerprints: TextLists = ()
+    leading_bos: tuple[int, ...] | None = None
     special_tokens: tuple[int, ...] | None = None  # of the prompt, but for padding and BOS
     lead_hashes: TextLists = ()  # of each two tokens near the prompt's end
     thinks: tuple[bool, ...] | None = None  # whether it ends with a thought, or an order to think or not
@@ -367,6 +370,7 @@ class Scoring(StateFact):
     tokens: tuple[int, ...] | None = None
     prompt_hashes: Texts = ()
     prompt_fingerprints: TextLists = ()
+    leading_bos: tuple[int, ...] | None = None
     special_tokens: tuple[int, ...] | None = None
     device: str | None = None
 

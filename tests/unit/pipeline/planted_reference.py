@@ -185,6 +185,25 @@ ON_ANOTHER = planted(
         "        self._model.base_model.set_adapter(['below', 'default'])",
     ),
 )
+
+
+def _bos(times: int) -> tuple[Change, ...]:
+    """A tokenizer with a BOS token, which stands at the front of each prompt."""
+    tokens = "app/llm/chat_tokens.py"
+    side = '    tokenizer.padding_side = "left"\n'
+    return (
+        (
+            tokens,
+            side,
+            f"{side}    tokenizer.bos_token, tokenizer.pad_token = tokenizer.pad_token, tokenizer.eos_token\n",
+        ),
+        (tokens, 'ids: list[int] = encoded["input_ids"]', IDS.format(times=times)),
+    )
+
+
+IDS = "ids: list[int] = [tokenizer.bos_token_id] * {times} + encoded['input_ids']"
+WITH_BOS, WITHOUT_BOS = planted("a BOS in front", *_bos(1)), planted("no BOS in front", *_bos(0))
+TWO_BOS = planted("two BOS in front", *_bos(2))
 TWICE = _rendered("render_chat(tokenizer, render_chat(tokenizer, prompt))")
 EVALUATED = (
     '        eval_strategy="steps", eval_steps=2, metric_for_best_model="eval_loss", per_device_eval_batch_size=2,\n'

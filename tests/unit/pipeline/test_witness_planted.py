@@ -26,6 +26,9 @@ from planted_reference import (
     SOUND_TRAININGS,
     STOPPING,
     TRAININGS,
+    TWO_BOS,
+    WITH_BOS,
+    WITHOUT_BOS,
     Planted,
     copy_of,
 )
@@ -246,3 +249,17 @@ def test_an_adapter_on_top_of_a_frozen_one(
     evaluation = evaluate(host, root, tiny_model, questions, training)
     assert evaluation.returncode == 0, evaluation.output[-2000:]
     assert broken(judge_evaluation(evaluation)[1]) == {}
+
+
+def test_a_bos_that_only_the_training_has(
+    host: Host, tiny_model: Path, long_rows: Path, questions: Path, trained: tuple[TrainEvidence, Path]
+) -> None:
+    """In front of rows and prompts it is sound; prompts that lack it, or have it twice, are not as was trained."""
+    root = copy_of(WITH_BOS, trained[1].with_name("with-bos"))
+    training = train(host, root, tiny_model, long_rows)
+    assert broken(judge_training(training)[1]) == {}
+    for variant, found in ((WITH_BOS, set()), (WITHOUT_BOS, {"frame_as_trained"}), (TWO_BOS, {"frame_as_trained"})):
+        root = copy_of(variant, trained[1].with_name(f"bos-{abs(hash(variant.what))}"))
+        evaluation = evaluate(host, root, tiny_model, questions, training)
+        assert evaluation.returncode == 0, evaluation.output[-2000:]
+        assert set(broken(judge_evaluation(evaluation)[1])) == found, variant.what

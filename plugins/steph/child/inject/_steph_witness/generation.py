@@ -64,6 +64,7 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
         call["seen"].update(matrices=weights.adapter_numbers(model), base=weights.base_changed(model))
         call["seen"].update(own_code=patches.described(model))
     call["device"], call["training"] = str(inputs.device), bool(model.training)
+    call["bos"] = models.bos_of(model)
     call["ends"] = _ends(model, given.get("generation_config"), kwargs)
     call["options"] = _options(model, given.get("generation_config"), kwargs, call["width"])
     call["options"]["steering"] = _steering(model, given.get("generation_config"), {**given, **kwargs})
@@ -217,6 +218,7 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
     facts.write(
         "generation", rows=len(said), prompt_tokens=[len(row) for row in prompts],
         prompt_hashes=[tokens.row_hash(row) for row in prompts],
+        bos=call["bos"], leading_bos=tokens.leading(prompts, call["bos"]),
         special_tokens=None if None in special else special, training=call["training"],
         lead_hashes=[tokens.lead_hashes(row) for row in prompts], thinks=[tokens.thinks(row) for row in prompts],
         nested=[tokens.is_nested(row) for row in prompts],
@@ -275,6 +277,7 @@ def scored(model: Any, arguments: dict[str, Any]) -> None:
             "scoring", rows=len(rows), tokens=[len(row) for row in rows], device=str(ids.device),
             prompt_hashes=[tokens.row_hash(row) for row in rows], in_training=_in_training(),
             special_tokens=None if None in special else special,
+            bos=(bos := models.bos_of(model)), leading_bos=tokens.leading(rows, bos),
             prompt_fingerprints=None if None in fingerprints else fingerprints,
             name_or_path=models.name_of(model), quantised=models.quantised(model), **state,
             devices=models.brief(model)["devices"] if count == 1 else {}, **{"class": models.class_of(model)},

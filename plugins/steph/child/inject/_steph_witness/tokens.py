@@ -103,6 +103,11 @@ def row_hash(ids: Sequence[int]) -> str:
     return hashlib.blake2b(array.array("q", ids).tobytes(), digest_size=4).hexdigest()
 
 
+def leading(rows: Sequence[Sequence[int]], bos: int | None) -> list[int] | None:
+    """How many BOS tokens stand at the front of each row; None where no such token is known."""
+    return None if bos is None else [next((n for n, one in enumerate(row) if one != bos), len(row)) for row in rows]
+
+
 def lead_hashes(row: Sequence[int]) -> list[str]:
     """A hash of each two tokens that follow each other near a prompt's end: where an answer's header stands."""
     return _pairs(row[-_NEAR_END:])
