@@ -409,6 +409,31 @@ def test_a_weight_decay_that_nobody_asked_for(
     assert found == ({"setup_seen": Severity.WARN} if is_found else {})
 
 
+@pytest.mark.parametrize(
+    ("begins", "words", "is_found"),
+    [
+        ({"epsilon": 0.1}, (), True),
+        ({"epsilon": 0.1}, ("--logging-steps", "1"), True),
+        ({"epsilon": 0.1}, ("adam_epsilon: 0.1",), False),
+        ({"epsilon": 0.1, "optimizer": "Adagrad"}, (), False),
+        ({"epsilon": 1e-6, "betas": [[0.9, 0.95]]}, (), False),
+        ({"betas": [[0.9, 0.999], [0.0, 0.999]]}, (), True),
+        ({"betas": [[0.9, 0.0]]}, (), True),
+        ({"betas": [[0.999, 0.9]]}, (), True),  # in the other order
+        ({"betas": [[0.0, 0.999]]}, ("--adam_beta1", "0"), False),
+        ({"betas": [[0.9, 0.0]], "optimizer": "SGD8bit"}, (), False),  # its momentum and dampening
+        ({"betas": [[0.8, 0.9, 0.9999]]}, (), False),
+    ],
+)
+def test_constants_of_adam_that_nobody_asked_for(
+    sound: TrainEvidence, tmp_path: Path, begins: dict[str, object], words: tuple[str, ...], is_found: bool
+) -> None:
+    """With an epsilon as large as the gradients, or without a memory of them, it is no Adam any more."""
+    change = each("training_begins", **{"optimizer": "AdamW", **begins})
+    found = broken(judged(replace(sound, words=words), tmp_path, change))
+    assert found == ({"setup_seen": Severity.WARN} if is_found else {})
+
+
 def test_gradients_are_lost_only_where_no_micro_batch_finds_any(sound: TrainEvidence, tmp_path: Path) -> None:
     """More calls a step than were asked for, a training of one's own, or one gradient left: nothing is said."""
     none = each("batch", gradient=0.0)

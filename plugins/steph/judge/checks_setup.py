@@ -34,6 +34,8 @@ FOUR_BIT, EIGHT_BIT = ("Linear4bit", "LinearNF4", "LinearFP4"), ("Linear8bitLt",
 RATE_TOLERANCE = 1e-3
 LEAST_OFF = 2  # steps; the last one that was seen may be a validation that computes gradients
 MOST_SMOOTHING, MOST_NOISE = 0.1, 15.0  # of labels, and NEFTune's on embeddings; what papers and recipes use
+MOST_EPSILON = 1e-4  # Adam's; 1e-8 to 1e-5 are usual, and LoRA's gradients may be as small as that
+USUAL_BETAS, LEAST_BETAS, MOST_FIRST_BETA = (0.9, 0.999), (0.5, 0.8), 0.995
 MOST_DECAY = 0.2  # weight decay that nobody asked for; libraries' defaults are 0 to 0.1
 MOST_PADDING = 0.5
 WARMUP_TOLERANCE, WARMUP_STEPS = 0.2, 1.0  # a share, and steps: ratios are rounded up and down
@@ -223,15 +225,18 @@ def setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
         pairs.append((say("witness.scaling"), others or {f"{scalings[0]:g}"}, f"{scalings[0]:g}"))
     if "warmup_ratio" not in evidence.unsaid and (warmup := _other_warmup(seen, asked.warmup_ratio)) is not None:
         pairs.append((say("witness.warmup_steps"), {f"{begins.warmup_steps:g}"}, f"{warmup:g}"))
-    decay = seen.begins.weight_decay
-    if decay is not None and decay > MOST_DECAY and not evidence.says("weight[-_ ]?decay"):
-        pairs.append((say("witness.weight_decay"), {f"{decay:g}"}, say("witness.no_decay", usual=f"{MOST_DECAY:g}")))
+    is_adam = "adam" in (begins.optimizer or "").lower()  # others have other numbers under these names
     for name, value, usual, words in (
+        (say("witness.weight_decay"), begins.weight_decay, MOST_DECAY, "weight[-_ ]?decay"),
         (say("witness.label_smoothing"), begins.label_smoothing, MOST_SMOOTHING, "smoothing"),
         (say("witness.embedding_noise"), begins.embedding_noise, MOST_NOISE, "neftune|noise"),
+        ("Adam epsilon", begins.epsilon if is_adam else None, MOST_EPSILON, "(?<![a-z])eps"),
     ):
         if value is not None and value > usual and not evidence.says(words):
             pairs.append((name, {f"{value:g}"}, say("witness.no_decay", usual=f"{usual:g}")))
+    odd = [own for own in begins.betas if own[:1] > (MOST_FIRST_BETA,) or any(map(float.__lt__, own, LEAST_BETAS))]
+    if odd and is_adam and not evidence.says("betas|beta[-_]?[12]"):
+        pairs.append(("Adam betas", {_listed(odd[0])}, say("witness.unusual", usual=_listed(USUAL_BETAS))))
     known = [pair for pair in pairs if pair[1]]
     if not known:
         return SETUP_SEEN.check(None, "none")
@@ -262,6 +267,10 @@ def _other_warmup(seen: Seen, ratio: float) -> int | None:
         if math.floor(due) <= peak <= math.ceil(due) + 1 + every:
             return None
     return math.ceil(due)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _is_among(value: float, values: Sequence[float]) -> bool:

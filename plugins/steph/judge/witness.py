@@ -215,6 +215,8 @@ class TrainingBegins(ModelFact):
     schedule: str | None = None
     warmup_steps: float | None = None
     weight_decay: float | None = None
+    epsilon: float | None = None  # Adam's, the largest of all groups
+    betas: tuple[tuple[float, ...], ...] = ()
     precision: str | None = None
     optimizer: str | None = None
     recompute: bool | None = None

@@ -550,6 +550,12 @@ TRAININGS = (
         ),
         broken="adapter_moved",
     ),
+    planted("an epsilon of 0.1", (RUN, REPORTED, REPORTED + "        adam_epsilon=0.1,\n"), broken="setup_seen"),
+    planted(
+        "no memory of the squared gradients",
+        (RUN, REPORTED, REPORTED + "        adam_beta2=0.0,\n"),
+        broken="setup_seen",
+    ),
     planted("a weight decay of a half", (RUN, DECAY, "weight_decay=0.5"), broken="setup_seen"),
     planted(
         "a weight decay that eats the adapter", (RUN, DECAY, "weight_decay=80.0"), broken="setup_seen adapter_moved"
@@ -1088,6 +1094,10 @@ SOUND_TRAININGS = (
     planted(
         "usual smoothing and noise",
         (RUN, REPORTED, REPORTED + "        label_smoothing_factor=0.1, neftune_noise_alpha=5.0,\n"),
+    ),
+    planted(
+        "Adam's constants of another recipe",
+        (RUN, REPORTED, REPORTED + "        adam_beta2=0.95, adam_epsilon=1e-6,\n"),
     ),
     planted("no clipping", (RUN, REPORTED, REPORTED + "        max_grad_norm=0.0,\n")),
     planted(

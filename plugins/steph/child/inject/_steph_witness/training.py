@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import weakref
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -245,23 +246,25 @@ def _asked(args: Any, state: Any) -> dict[str, Any]:
 
 
 def _optimizer(optimizer: Any, args: Any) -> dict[str, Any]:
-    """The optimizer's class, its largest rate at the start and weight decay, which may be others than the arguments.
+    """The optimizer's class, and the largest of what its groups of parameters have, which may not be the arguments.
 
-    Its groups of parameters may have rates of their own, as with LoRA+.
+    Groups may have rates of their own, as with LoRA+.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
-    rates = [group.get("initial_lr", group.get("lr")) for group in getattr(inner, "param_groups", ())]
-    known = [float(rate) for rate in rates if isinstance(rate, (int, float))]
-    rate = max(known) if known else getattr(args, "learning_rate", None)
-    decays = [group.get("weight_decay") for group in getattr(inner, "param_groups", ())]
-    decays = [float(decay) for decay in decays if isinstance(decay, (int, float))]
-    decay = max(decays) if decays else getattr(args, "weight_decay", None)
+    groups = getattr(inner, "param_groups", ())
+    rates = _numbers(group.get("initial_lr", group.get("lr")) for group in groups)
+    decays, epsilons = (_numbers(group.get(name) for group in groups) for name in ("weight_decay", "eps"))
+    betas = {tuple(_numbers(own)) for group in groups if isinstance(own := group.get("betas"), (list, tuple))}
     return {
-        "optimizer": _name(inner),
-        "learning_rate": rate,
-        "learning_rates": sorted({*known})[:8],
-        "weight_decay": decay,
-    }
+        "optimizer": _name(inner), "learning_rate": max(rates, default=getattr(args, "learning_rate", None)),
+        "learning_rates": sorted({*rates})[:8],
+        "weight_decay": max(decays, default=getattr(args, "weight_decay", None)),
+        "epsilon": max(epsilons, default=None), "betas": sorted(betas)[:8],
+    }  # fmt: skip
+
+
+def _numbers(values: Iterable[Any]) -> list[float]:
+    return [float(value) for value in values if isinstance(value, (int, float))]
 
 
 def _name(value: object) -> str | None:
