@@ -27,7 +27,7 @@ from steph.contract.description import Description
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
 from steph.contract.presets import preset_names, preset_text
 from steph.doctor.checks import CATALOG
-from steph.doctor.lines import CERTAIN
+from steph.doctor.facts import CERTAIN
 from steph.plan.settings import Profile, Within
 from steph.record.settings import EvalSettings, TrainSettings
 

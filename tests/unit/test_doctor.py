@@ -17,11 +17,10 @@ from fake_nvml import FakeNvml, Gpu, Running
 from japanese import JAPANESE, english_in
 from process_tree import wait_until
 from steph.base.messages import speaking
-from steph.doctor import examination, reading
+from steph.doctor import command, reading
 from steph.doctor.checks import CATALOG
 from steph.doctor.command import as_text, conclusion, doctor_status, exit_status
-from steph.doctor.facts import GpuFacts
-from steph.doctor.lines import Level, Line
+from steph.doctor.facts import GpuFacts, Level, Line
 from steph.gpu.lock import gpu_lock
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles, load_profile
@@ -167,12 +166,12 @@ def examined(bench: Bench, monkeypatch: pytest.MonkeyPatch, read_gpu: Callable[[
     options = Options("rtx3080", bench.root, "/bin/true", None, False, None, bench.reports)
     profile = load_profile(builtin_profiles() / "rtx3080.toml")
     with speaking("en"):
-        return {line.check: line for line in examination.examine(options, profile, is_quick=False)}
+        return {line.check: line for line in command.examine(options, profile, is_quick=False)}
 
 
 def test_a_driver_that_hangs_is_a_line_after_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NVML that never answers costs its deadline, fails in its own line, and the card's checks do not apply."""
-    monkeypatch.setattr(examination, "LOCAL_SECONDS", 1.0)
+    monkeypatch.setattr(command, "LOCAL_SECONDS", 1.0)
 
     def hang() -> GpuFacts:
         time.sleep(600)
@@ -320,7 +319,7 @@ def test_an_interpreter_that_hangs_fails_after_a_deadline_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The doctor says what it waits for, ends it with what it started, and exits with 1."""
-    monkeypatch.setattr(examination, "FIRST_SECONDS", 1.0)
+    monkeypatch.setattr(command, "FIRST_SECONDS", 1.0)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     bench, said = make_bench(tmp_path), list[str]()
     words = [option.replace("--p", "--steph-p") for option in of(bench)]

@@ -14,13 +14,16 @@ from steph.base.terms import Cause
 from steph.doctor import checks
 from steph.doctor.checks import CATALOG
 from steph.doctor.facts import (
+    CERTAIN,
     Busy,
     Checkup,
     FourBitStep,
     GpuFacts,
     HostFacts,
     HubFacts,
+    Level,
     LibrariesStep,
+    Line,
     MemoryUser,
     ModelFacts,
     Needs,
@@ -31,8 +34,7 @@ from steph.doctor.facts import (
     TorchStep,
     needs_of,
 )
-from steph.doctor.lines import CERTAIN, Level, Line
-from steph.doctor.questions import NOT_STARTED
+from steph.doctor.reading import NOT_STARTED
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles, load_profile
 from steph.record.values import RejectedCandidate

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from steph.base.messages import NOTHING
-from steph.doctor.questions import begun_checkup
+from steph.doctor.reading import begun_checkup
 from steph.record.values import ModelChoice
 from steph.run import model_files
 from steph.run.hub import Hub, _fetch

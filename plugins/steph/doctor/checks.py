@@ -12,11 +12,16 @@ from steph.base.messages import Message, phrase, say
 from steph.base.terms import Cause
 from steph.base.units import size_words
 from steph.doctor.facts import (
+    CERTAIN,
+    FAIL,
+    WARN,
     Busy,
     Checkup,
+    DoctorCheck,
     GpuFacts,
     HostFacts,
     HubFacts,
+    Line,
     MemoryUser,
     ModelFacts,
     Needs,
@@ -24,8 +29,7 @@ from steph.doctor.facts import (
     RootFacts,
     TorchStep,
 )
-from steph.doctor.lines import CERTAIN, FAIL, WARN, DoctorCheck, Line
-from steph.doctor.questions import NOT_STARTED
+from steph.doctor.reading import NOT_STARTED
 from steph.record.settings import Device
 from steph.run.hub import SPARE_DISK_BYTES
 

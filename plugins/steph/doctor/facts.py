@@ -1,14 +1,20 @@
-"""What the doctor has read of the world, and what the profile's run needs of it. Pure; sizes are bytes."""
+"""The values of the doctor: what it has read of the world, what the run needs of it, and the lines that it says.
+
+Pure; sizes are bytes.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, StrEnum
 
 from pydantic import ConfigDict, Field
 
-from steph.base.messages import Value
+from steph.base.messages import Language, Message, Value, text
 from steph.base.terms import TrainerName
+from steph.base.text import one_line
 from steph.gpu.driver import OUTSIDE_ALLOCATOR_BYTES
 from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, parameter_count
 from steph.memory.terms import embedding_bytes, linear_bytes, lora_parameters, norm_bytes
@@ -18,6 +24,71 @@ from steph.plan.settings import Profile
 from steph.record.settings import DataFile, Device
 from steph.record.values import ModelChoice, RejectedCandidate
 from steph.run.output import HEAD_BYTES, TAIL_BYTES
+
+
+class Level(StrEnum):
+    """How bad a line is; only FAIL makes the doctor's exit status 1."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    NOT_APPLICABLE = "n/a"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One check's outcome; `is_certain` where a run is certain to fail as well."""
+
+    check: str
+    level: Level
+    message: str
+    remedy: str = ""
+    is_certain: bool = False
+
+
+class Weight(Enum):
+    """How much a trouble weighs."""
+
+    WARN = (Level.WARN, False)
+    FAIL = (Level.FAIL, False)
+    CERTAIN = (Level.FAIL, True)  # a run is certain to fail as well: what the gate stops
+
+
+WARN, FAIL, CERTAIN = Weight
+
+
+@dataclass(frozen=True)
+class DoctorCheck:
+    """One row of the table, with the ways in which it may not hold; the catalogs have when that is, and what to do.
+
+    `gpu_only` rows do not apply to a profile with device = "cpu".
+    """
+
+    id: str
+    troubles: Mapping[str, Weight]
+    gpu_only: bool = False
+
+    def words(self, key: str, language: Language | None = None) -> str:
+        """The catalog's text of `looks_at`, `TROUBLE.when` or `TROUBLE.remedy`."""
+        return text(f"doctor.{self.id}.{key}", language)
+
+    def ok(self, *said: Message | str) -> Line:
+        """The line of a check that holds; what is said in parts is told in one line, in the language in use."""
+        return Line(self.id, Level.OK, _one_line(said))
+
+    def not_applicable(self, why: Message) -> Line:
+        """The line of a check that has nothing to look at here."""
+        return Line(self.id, Level.NOT_APPLICABLE, _one_line((why,)))
+
+    def trouble(self, key: str, *said: Message | str) -> Line:
+        """The line of a check that does not hold; KeyError for a trouble that is not in the table."""
+        level, is_certain = self.troubles[key].value
+        return Line(self.id, level, _one_line(said), self.words(f"{key}.remedy"), is_certain)
+
+
+def _one_line(said: Iterable[Message | str]) -> str:
+    return one_line("; ".join(str(part) for part in said if part))
+
 
 HALF_BYTES = 2  # one parameter in bf16 or fp16, as models are published
 # of a LoRA parameter: fp32 in the adapter and again in the checkpoint, there with AdamW's two moments
