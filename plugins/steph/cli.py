@@ -255,7 +255,7 @@ def fit(
     Common models are answered from a table, at once; others are counted by transformers and peft, in seconds and once.
     """
     from steph.base.messages import phrase
-    from steph.conduct.fit_model import LoraOptions, subject
+    from steph.conduct.fit import LoraOptions, fit_basis, fit_json, fit_text, subject
     from steph.conduct.preparation import cache_dir
     from steph.memory import fit as fitting
     from steph.memory.forecast import SHARINGS
@@ -264,7 +264,6 @@ def fit(
     from steph.plan.options import OptionError, parse_size
     from steph.run.inputs import InputError
     from steph.run.model_files import CountingError
-    from steph.tell import fit_views
 
     if (vram is None) == (card is None):
         raise _failed(phrase("fit.vram_or_card"))
@@ -332,9 +331,9 @@ def fit(
     except fitting.FitError as error:
         raise _failed(str(error)) from error
     if as_json:
-        return typer.echo(fit_views.fit_json(answer, known))
-    basis = fit_views.fit_basis(record, kind, found.shape) if record else ""
-    return typer.echo(fit_views.fit_text(answer, known, basis, _typed(context)))
+        return typer.echo(fit_json(answer, known))
+    basis = fit_basis(record, kind, found.shape) if record else ""
+    return typer.echo(fit_text(answer, known, basis, _typed(context)))
 
 
 def _typed(context: typer.Context) -> str:

@@ -273,9 +273,8 @@ def _asked(config: pytest.Config) -> tuple[Options, Profile]:
 
 
 def _open(config: pytest.Config, options: Options, profile: Profile, stages: tuple[AnyStage, ...]) -> None:
-    from steph.conduct.preparation import prepare
+    from steph.conduct.preparation import Console, prepare
     from steph.conduct.session import StageSession
-    from steph.conduct.stage_run import Console
     from steph.gpu.driver import driver
 
     if profile.machine.device == "gpu":

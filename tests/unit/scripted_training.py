@@ -14,11 +14,10 @@ import record_factory as factory
 from planted import TRAIN_FILE, plant
 from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, Cause, EndedBy, Phase, Severity, StageId
-from steph.conduct import stage_run, training
+from steph.conduct import preparation, training
 from steph.conduct.attempts import Judge
-from steph.conduct.prediction import expected
-from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Console, StageRun
+from steph.conduct.models import expected
+from steph.conduct.preparation import MIN_ATTEMPT_SECONDS, Console, Setup, StageRun
 from steph.conduct.training import walk_ladder
 from steph.conduct.training_job import open_job
 from steph.contract.commands import Call
@@ -130,7 +129,7 @@ class ScriptedTraining:
     def leave(self, monkeypatch: pytest.MonkeyPatch, left_seconds: float) -> None:
         """Set the clock on until the stage has only so much time left."""
         moment = self.run.ends_at - left_seconds
-        monkeypatch.setattr(stage_run, "time", SimpleNamespace(monotonic=lambda: moment))
+        monkeypatch.setattr(preparation, "time", SimpleNamespace(monotonic=lambda: moment))
 
     @property
     def tried(self) -> list[str]:

@@ -19,8 +19,7 @@ from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, StageId, TrainerName
 from steph.conduct import attempts
 from steph.conduct.attempts import Finished, Judge, planned, run_attempt
-from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import Console, StageRun
+from steph.conduct.preparation import Console, Setup, StageRun
 from steph.contract.commands import Call
 from steph.contract.description import Description
 from steph.gpu import watch

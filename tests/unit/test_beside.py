@@ -13,7 +13,7 @@ from scripted_training import BASE, LARGE, ScriptedTraining, on_disk
 from steph.base.messages import Message, verbatim
 from steph.base.terms import StageId, Verdict
 from steph.conduct import training
-from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS
+from steph.conduct.preparation import MIN_ATTEMPT_SECONDS
 from steph.conduct.stages import Conductor
 from steph.conduct.training import calibrate as run_calibration
 from steph.conduct.training_job import TrainingJob

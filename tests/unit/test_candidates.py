@@ -11,8 +11,7 @@ import record_factory as factory
 from steph.base.messages import verbatim
 from steph.base.terms import Cause, StageId, TrainerName, Verdict
 from steph.base.units import GIB
-from steph.conduct.models import NoModel
-from steph.conduct.prediction import predicted_candidates
+from steph.conduct.models import NoModel, predicted_candidates
 from steph.conduct.preparation import Setup
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from steph.conduct.stage_run import HEARTBEAT_SECONDS, LIVE_SECONDS, Console, progress_text
+from steph.conduct.preparation import HEARTBEAT_SECONDS, LIVE_SECONDS, Console, progress_text
 from steph.run.runner import Progress
 
 GIB = 2**30

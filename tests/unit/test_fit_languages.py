@@ -13,13 +13,13 @@ from japanese import JAPANESE
 from steph.base.messages import LANGUAGES, Language, speaking
 from steph.base.terms import TrainerName
 from steph.cli import app
+from steph.conduct.fit import fit_basis
 from steph.memory.calibration import Calibration
 from steph.memory.forecast import BUILT_IN_CONSTANTS, SHARINGS
 from steph.memory.shapes import BUILT_IN, COMMON, FAMILIES, TINY, linear_shapes
 from steph.memory.terms import OPTIMIZER_BYTES
 from steph.memory.trainers import TRAINERS
 from steph.plan.cards import CARDS
-from steph.tell.fit_views import fit_basis
 from typer.testing import CliRunner
 
 ONE = "--batch-size 2 --max-seq-length 1024"

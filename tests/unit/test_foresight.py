@@ -15,7 +15,7 @@ from steph.base.messages import Message, speaking
 from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.cli import app
-from steph.conduct.fit_model import LoraOptions, subject
+from steph.conduct.fit import LoraOptions, subject
 from steph.memory import fit as fitting
 from steph.memory import terms
 from steph.memory.forecast import Forecast, floor_bytes, on_several_cards, predict, predict_any

@@ -11,9 +11,8 @@ from huggingface_hub import constants
 from steph.base.messages import verbatim
 from steph.base.terms import StageId, Verdict
 from steph.conduct.models import model_trouble
-from steph.conduct.preparation import Setup
+from steph.conduct.preparation import Console, Setup
 from steph.conduct.session import differences
-from steph.conduct.stage_run import Console
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.plan.options import Options

@@ -15,8 +15,7 @@ from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.child import twin
 from steph.conduct import models
 from steph.conduct.models import NoModel, choose_model, model_checks, smaller_model
-from steph.conduct.preparation import Setup, twin_source
-from steph.conduct.stage_run import Console, StageRun
+from steph.conduct.preparation import Console, Setup, StageRun, twin_source
 from steph.contract.description import Description
 from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
 from steph.plan.options import Options

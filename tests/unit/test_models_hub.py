@@ -10,8 +10,7 @@ import record_factory as factory
 from scripted_training import PROFILE, SMALL
 from steph.base.terms import StageId, Verdict
 from steph.conduct.models import choose_model
-from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import Console, StageRun
+from steph.conduct.preparation import Console, Setup, StageRun
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.plan.options import Options

@@ -9,7 +9,7 @@ import pytest
 import record_factory as factory
 from steph.base.terms import Phase
 from steph.base.units import GIB
-from steph.conduct.prediction import expected, usable_bytes, worth_trying
+from steph.conduct.models import expected, usable_bytes, worth_trying
 from steph.conduct.preparation import Setup
 from steph.contract.description import Description
 from steph.contract.rows import RowLengths

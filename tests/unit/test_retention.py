@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from steph.base.terms import StageId
-from steph.conduct.preparation import Setup
+from steph.conduct.preparation import Console, Setup
 from steph.conduct.session import JoinError, StageSession
-from steph.conduct.stage_run import Console
 from steph.contract.description import Description
 from steph.gpu.watch import NAME
 from steph.plan.options import Options

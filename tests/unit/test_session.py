@@ -6,9 +6,8 @@ from pathlib import Path
 
 from planted import plant
 from steph.base.terms import StageId
-from steph.conduct.preparation import prepare
+from steph.conduct.preparation import Console, prepare
 from steph.conduct.session import StageSession, tell
-from steph.conduct.stage_run import Console
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.run.journal import read_record

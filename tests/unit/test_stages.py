@@ -15,8 +15,7 @@ from steph.base.messages import Message, say, speaking, verbatim
 from steph.base.terms import AnyStage, Cause, ExtendedId, Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import child_environment
 from steph.conduct.models import model_checks
-from steph.conduct.preparation import Setup, prepare
-from steph.conduct.stage_run import MIN_ATTEMPT_SECONDS, Console, StageRun
+from steph.conduct.preparation import MIN_ATTEMPT_SECONDS, Console, Setup, StageRun, prepare
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
 from steph.gpu.driver import DeviceError

@@ -10,8 +10,7 @@ from steph.base.files import sha256_or_none
 from steph.base.messages import Message, say
 from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, build_index, planned, run_attempt, side_folder
-from steph.conduct.preparation import config_template, place_of
-from steph.conduct.stage_run import StageRun
+from steph.conduct.preparation import StageRun, config_template, place_of
 from steph.conduct.training_job import real_dataset
 from steph.contract import production
 from steph.contract.commands import Call, evaluate_call

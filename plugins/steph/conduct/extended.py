@@ -23,7 +23,7 @@ from steph.base.messages import NOTHING, Message, say
 from steph.base.terms import AnyStage, Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, require_built, run_attempt, script_flags, side_folder
 from steph.conduct.evaluation import Evaluation, Variant
-from steph.conduct.stage_run import StageRun
+from steph.conduct.preparation import StageRun
 from steph.conduct.training import walk_ladder
 from steph.conduct.training_job import TrainingJob, half_precision_of, open_job
 from steph.contract.commands import build_command, folder_beside, passed_names

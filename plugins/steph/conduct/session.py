@@ -17,8 +17,7 @@ from steph.base.messages import say, verbatim
 from steph.base.privacy import mask_for
 from steph.base.terms import NEEDS, AnyStage, StageId
 from steph.base.units import gib
-from steph.conduct.preparation import Setup
-from steph.conduct.stage_run import Console
+from steph.conduct.preparation import Console, Setup
 from steph.conduct.stages import Conductor
 from steph.gpu.lock import gpu_lock
 from steph.gpu.watch import read_samples

@@ -15,8 +15,7 @@ from typing import Literal
 from steph.base.messages import Message, say, verbatim
 from steph.base.terms import Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
-from steph.conduct.models import smaller_model
-from steph.conduct.prediction import Expectation, expected, worth_trying
+from steph.conduct.models import Expectation, expected, smaller_model, worth_trying
 from steph.conduct.training_job import TrainingJob, half_precision_of
 from steph.contract.commands import folder_beside
 from steph.contract.rows import AnswerLoss, RowLengths

@@ -12,8 +12,7 @@ from typing import Literal
 from steph.base.messages import Message, phrase, verbatim
 from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, planned, script_flags, side_folder, training_rows
-from steph.conduct.preparation import Setup, config_template, place_of
-from steph.conduct.stage_run import StageRun
+from steph.conduct.preparation import Setup, StageRun, config_template, place_of
 from steph.contract import production
 from steph.contract.commands import Call, folder_beside, passed_names, train_call, unsaid_settings, words_of
 from steph.contract.description import TrainWhen
