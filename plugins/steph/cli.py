@@ -380,8 +380,7 @@ def init(
     """Look into a folder, say what was found, and write a first steph.toml; asks nothing, overwrites nothing."""
     from steph.base.messages import phrase
     from steph.contract.description import FILE_NAME, UNKNOWN
-    from steph.contract.draft import draft, findings
-    from steph.contract.survey import survey
+    from steph.contract.draft import draft, findings, survey
 
     target = root / FILE_NAME
     if not root.is_dir():

@@ -13,7 +13,7 @@ import record_factory as factory
 from steph.base import units
 from steph.base.messages import text
 from steph.base.terms import Cause, FitVerdict, StageId, TrainerName, Verdict
-from steph.contract.production import target_settings
+from steph.contract.commands import target_settings
 from steph.memory.calibration import Calibration
 from steph.record.settings import ProductionTarget, TrainSettings
 from steph.record.values import Diagnosis, PredictedPeak, ProductionCall, Record

@@ -15,7 +15,7 @@ from planted.scenario import evaluation_evidence
 from seen_facts import Change, Facts, each, facts_in, witness_of
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.terms import Severity
-from steph.contract.results_lawqa import read_results
+from steph.contract.results_files import read_lawqa
 from steph.judge.checks_answers import WITNESSED_ANSWERS, witnessed_answer_checks
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
@@ -286,7 +286,7 @@ def test_asking_until_the_answer_is_right_fails(
 
     facts = uncounted(answers(ask)(facts_in(sound.root / SEEN)))
     seen = replace(sound, witness=witness_of(tmp_path / "seen", facts))
-    results = read_results(root / sound.output_path)
+    results = read_lawqa(root / sound.output_path)
     found = {check.id: check for check in witnessed_answer_checks(seen, results)}["answers_greedy"]
     assert (found.severity if found.holds is False else None) is hardness
 
@@ -333,7 +333,7 @@ def test_prompts_end_as_the_rows_do_before_their_answers(
     rows = len(batch["supervised"])
     trained = each("batch", lead_hashes=[["p", "q", "r", "lead"]] * rows, begin_hashes=[["begun", "further"]] * rows)
     evidence = replace(sound, training_witness=witness_of(tmp_path / "training", trained(facts)))
-    results = read_results(sound.root / sound.output_path)
+    results = read_lawqa(sound.root / sound.output_path)
     golds = [row.correct_answer for row in results.results]
     change = answers(lambda n, fact: [fact | {"lead_hashes": [ending(n, golds[n])], "thinks": [thinks]}])
     found = broken(judged(evidence, tmp_path, change))

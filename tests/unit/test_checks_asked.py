@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
-from steph.contract.training_files import TrainerState
-from steph.contract.training_log import TrainingLog
+from steph.contract.training_files import TrainerState, TrainingLog
 from steph.judge.checks_progress import asked_checks
 from steph.judge.evidence import Trained
 from steph.record.settings import TrainSettings, epochs_in, steps_in

@@ -7,8 +7,7 @@ import math
 import pytest
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
-from steph.contract.training_files import TrainerState
-from steph.contract.training_log import TrainingLog
+from steph.contract.training_files import TrainerState, TrainingLog
 from steph.judge.checks_figures import step_checks
 from steph.judge.checks_progress import says_packing, steps_check
 from steph.judge.evidence import Trained

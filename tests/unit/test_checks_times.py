@@ -9,8 +9,7 @@ import pytest
 from steph.base.files import sha256_of
 from steph.base.terms import Severity
 from steph.contract.lines import Metrics
-from steph.contract.training_files import OwnFigures, TrainerState
-from steph.contract.training_log import TrainingLog
+from steph.contract.training_files import OwnFigures, TrainerState, TrainingLog
 from steph.judge.checks_progress import time_checks
 from steph.judge.evidence import Trained
 from steph.record.settings import TrainSettings

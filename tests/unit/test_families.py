@@ -6,8 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from steph.contract.draft import draft, findings
-from steph.contract.survey import FAMILIES, family_of, survey
+from steph.contract.draft import FAMILIES, draft, family_of, findings, survey
 from steph.memory.shapes import model_shape, parameter_count
 
 pytestmark = pytest.mark.usefixtures("english")

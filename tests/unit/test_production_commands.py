@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from steph.contract.commands import Files, production_evaluation, production_training
 from steph.contract.description import Description, load_description
-from steph.contract.production import Files, production_evaluation, production_training
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import ProductionCall
 from steph.tell.attempts import pasteable, production_command

@@ -11,8 +11,7 @@ import pytest
 from steph.cli import app
 from steph.contract.commands import unsaid_settings
 from steph.contract.description import UNKNOWN, load_description
-from steph.contract.draft import draft
-from steph.contract.survey import survey
+from steph.contract.draft import draft, survey
 from typer.testing import CliRunner
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"

@@ -159,7 +159,7 @@ CHANGES = {
         },
         """
         from steph.contract.lines import is_metrics
-        from steph.contract.training_log import read_log
+        from steph.contract.training_files import read_log
         text = "STEP loss=2.5 epoch=0.5\\nSTEP loss=1.5 epoch=1.0\\nSTEP train_runtime=3.0 train_loss=2.0"
         log = read_log(text)
         assert [one.get("loss") for one in log.losses] == [2.5, 1.5]
@@ -193,7 +193,7 @@ CHANGES = {
     "a format of results": Change(
         {
             "contract/results_files.py": (
-                ("import results_json,", "import results_csv, results_json,"),
+                ("import results_lm_eval", "import results_csv, results_lm_eval"),
                 ('"lm_eval", "json"]', '"lm_eval", "json", "csv"]'),
                 (
                     '    "json": Reader(',

@@ -12,9 +12,8 @@ import pytest
 from japanese import JAPANESE
 from steph.base.messages import LANGUAGES, Language, speaking
 from steph.cli import app
-from steph.contract.draft import draft, findings
+from steph.contract.draft import draft, findings, survey
 from steph.contract.programs import read_script
-from steph.contract.survey import survey
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.usefixtures("english")

@@ -13,8 +13,7 @@ from steph.base.files import files_at
 from steph.base.terms import Severity
 from steph.contract.description import load_description
 from steph.contract.lines import parse_metrics
-from steph.contract.training_files import adapter_folder, read_state
-from steph.contract.training_log import losses_in_words, read_log
+from steph.contract.training_files import adapter_folder, losses_in_words, read_log, read_state
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import read_witness

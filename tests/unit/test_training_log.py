@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from steph.contract.lines import parse_metrics
-from steph.contract.training_log import read_log
+from steph.contract.training_files import read_log
 
 
 def loss(step: int, *, of: int = 4) -> str:

@@ -12,7 +12,7 @@ from steph.base.terms import AnyStage, StageId, Verdict
 from steph.conduct.attempts import Finished, build_index, planned, run_attempt, side_folder
 from steph.conduct.preparation import StageRun, config_template, place_of
 from steph.conduct.training_job import real_dataset
-from steph.contract import production
+from steph.contract import commands
 from steph.contract.commands import Call, evaluate_call
 from steph.contract.questions import frame_in, questions_in
 from steph.contract.results import Row
@@ -143,11 +143,11 @@ class Evaluation:
         label = say("attempt.samples_in_4bit" if settings.load_in_4bit else "attempt.samples", samples=settings.samples)
         whole = None
         if variant is DIRECT:
-            files = production.Files(
+            files = commands.Files(
                 setup.root, train_file=rows, dataset=real_dataset(setup), template=config_template(setup.root, evaluate)
             )
-            model, count = setup.profile.production.model, production.questions_of(self.run.journal.record())
-            whole = production.production_evaluation(description, files, model, settings, count)
+            model, count = setup.profile.production.model, commands.questions_of(self.run.journal.record())
+            whole = commands.production_evaluation(description, files, model, settings, count)
         attempt = planned(
             variant.stage,
             say("attempt.variant", label=label, name=variant.name) if variant.name else label,

@@ -30,7 +30,7 @@ from steph.contract.commands import build_command, folder_beside, passed_names
 from steph.contract.description import Description, EvaluateWhen
 from steph.contract.questions import samples_of
 from steph.contract.results import Row
-from steph.contract.results_lawqa import read_results
+from steph.contract.results_files import read_lawqa
 from steph.judge.checks_extended import (
     cot_rows_check,
     loss_low_check,
@@ -133,7 +133,7 @@ def _ask_twice(
         rows = None  # where the results can't be read, which is a finding of its own
         if attempt.evaluation and attempt.evaluation.output_path:
             with contextlib.suppress(UnreadableError):
-                rows = read_results(setup.root / attempt.evaluation.output_path).results
+                rows = read_lawqa(setup.root / attempt.evaluation.output_path).results
         is_with = variant is WITH
         drawn = material.secrets
         heart = remembered_check(rows, drawn, losses, most) if is_with else unknown_check(rows, drawn)
@@ -284,7 +284,7 @@ def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
     if sha256_or_none(path) != written.sha256:
         return Outcome(Verdict.BLOCKED, say("extended.other_results", path=path))
     try:
-        return read_results(path).results
+        return read_lawqa(path).results
     except UnreadableError as error:
         return Outcome(Verdict.BLOCKED, say("extended.unreadable_results", path=path, error=error))
 

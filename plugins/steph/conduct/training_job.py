@@ -13,7 +13,7 @@ from steph.base.messages import Message, phrase, verbatim
 from steph.base.terms import AnyStage, ExtendedId, StageId
 from steph.conduct.attempts import Finished, planned, script_flags, side_folder, training_rows
 from steph.conduct.preparation import Setup, StageRun, config_template, place_of
-from steph.contract import production
+from steph.contract import commands
 from steph.contract.commands import Call, folder_beside, passed_names, train_call, unsaid_settings, words_of
 from steph.contract.description import TrainWhen
 from steph.contract.rows import AnswerLoss, RowLengths, row_lengths
@@ -70,7 +70,7 @@ class TrainingJob:
         whole = None
         if self.stage is StageId.H2:
             setup, file, wanted = self.setup, self.train_file, self.setup.profile.production
-            files = production.Files(
+            files = commands.Files(
                 setup.root,
                 train_file=file.path if file else None,
                 is_alone=file is not None and len(list((setup.root / file.path).parent.iterdir())) == 1,
@@ -78,8 +78,8 @@ class TrainingJob:
                 template=self._template,
                 rows=file.rows if file and not file.is_sample else None,
             )
-            target = production.target_settings(settings, wanted)
-            whole = production.production_training(setup.description, files, wanted.model, target)
+            target = commands.target_settings(settings, wanted)
+            whole = commands.production_training(setup.description, files, wanted.model, target)
         attempt = planned(
             self.stage,
             label or verbatim(settings.short()),

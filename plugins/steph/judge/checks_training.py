@@ -18,11 +18,13 @@ from steph.contract.training_files import (
     STATE_NAME,
     OwnFigures,
     TrainerState,
+    TrainingLog,
     adapter_folder,
+    losses_in_words,
+    read_log,
     read_own_figures,
     read_state,
 )
-from steph.contract.training_log import TrainingLog, losses_in_words, read_log
 from steph.judge import checks_adapter, checks_progress
 from steph.judge.checks_figures import loss_checks, step_checks
 from steph.judge.checks_process import process_checks

@@ -12,8 +12,7 @@ from steph.contract.placeholders import filled
 from steph.contract.questions import Question
 from steph.contract.results import ResultsForm, Row
 from steph.contract.rows import RowFormat
-from steph.contract.training_files import OwnFigures, TrainerState
-from steph.contract.training_log import TrainingLog
+from steph.contract.training_files import OwnFigures, TrainerState, TrainingLog
 from steph.judge.witness import Logged, ModelSaved, Witness
 from steph.record.settings import EvalSettings, TrainSettings
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text, verbatim
 from steph.base.terms import Cause, RecordKind, Severity, StageId
-from steph.contract import production as contract
+from steph.contract import commands as contract
 from steph.judge import verdict
 from steph.plan.cards import CARDS
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings

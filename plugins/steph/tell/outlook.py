@@ -13,7 +13,7 @@ from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text
 from steph.base.terms import FitVerdict, StageId, TrainerName
 from steph.base.units import GIB
-from steph.contract import production as contract
+from steph.contract import commands as contract
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
 from steph.memory.forecast import KEPT_FREE_BYTES, automatic, largest_fitting, leanest
 from steph.memory.shapes import ModelShape, model_shape

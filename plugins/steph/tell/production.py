@@ -12,7 +12,7 @@ from pathlib import Path
 from steph.base import units
 from steph.base.messages import phrase, text
 from steph.base.terms import StageId, TrainerName
-from steph.contract import production as contract
+from steph.contract import commands as contract
 from steph.contract.description import Description
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
 from steph.memory.trainers import TRAINERS

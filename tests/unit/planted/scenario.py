@@ -12,7 +12,7 @@ from pathlib import Path
 from steph.base.files import sha256_of
 from steph.contract.questions import frame_in, questions_in, questions_of
 from steph.contract.results import Row
-from steph.contract.results_lawqa import read_results
+from steph.contract.results_files import read_lawqa
 from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
 from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_training import judge_training
@@ -122,7 +122,7 @@ def _answers_of_h3(root: Path, variant: Variant) -> tuple[Row, ...]:
     defect.write_text(json.dumps({"evaluate": "rag_prompt"}), encoding="utf-8")
     _evaluate(root, EvalSettings(), OUTPUT_DIR)
     defect.write_text(json.dumps({"evaluate": variant.plant}), encoding="utf-8")
-    return read_results(root / OUTPUT).results
+    return read_lawqa(root / OUTPUT).results
 
 
 def judged(
