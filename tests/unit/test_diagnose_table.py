@@ -15,9 +15,8 @@ from steph.base.terms import Cause
 from steph.diagnose import table
 from steph.diagnose.advice import facts_of, words_of
 from steph.diagnose.engine import diagnose
-from steph.diagnose.exceptions import chains_of
 from steph.diagnose.figures import losses_of
-from steph.diagnose.reader import lines_of
+from steph.diagnose.reader import chains_of, lines_of
 from steph.diagnose.table import (
     Case,
     Program,

@@ -16,8 +16,8 @@ from steph.base.messages import Message, catalog, has_message, placeholders, say
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
 from steph.base.units import GIB, gib
-from steph.diagnose.exceptions import Chain, Raised
 from steph.diagnose.figures import Collective, Losses, RankEnd, behind, unlike
+from steph.diagnose.reader import Chain, Raised
 from steph.diagnose.table import Case, Program, cases, common_settings, package_of, programs, row_of, signs, steps
 from steph.record.values import OomNumbers
 

@@ -17,10 +17,8 @@ from steph.base.text import encoding_of
 from steph.base.units import gib
 from steph.diagnose.advice import facts_of
 from steph.diagnose.engine import diagnose
-from steph.diagnose.exceptions import chains_of
-from steph.diagnose.figures import losses_of
-from steph.diagnose.phases import is_final_metric, phase_of
-from steph.diagnose.reader import lines_of
+from steph.diagnose.figures import is_final_metric, losses_of, phase_of
+from steph.diagnose.reader import chains_of, lines_of
 from steph.record.values import Diagnosis
 
 HEAD_BYTES = 1 << 20

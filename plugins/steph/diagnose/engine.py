@@ -14,7 +14,6 @@ from typing import Literal
 from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
 from steph.diagnose.advice import advice_of_unknown, captured, case_of, facts_of, words_of
-from steph.diagnose.exceptions import Chain, Raised, chains_of, shortened
 from steph.diagnose.figures import (
     Collective,
     Losses,
@@ -22,13 +21,26 @@ from steph.diagnose.figures import (
     behind,
     collectives_of,
     failed_rank,
+    is_final_metric,
+    line_clue,
     losses_of,
     oom_numbers,
+    phase_of,
     rank_ends,
+    shows_progress,
     unlike,
 )
-from steph.diagnose.phases import is_final_metric, line_clue, phase_of, shows_progress
-from steph.diagnose.reader import TELLING_CHARACTERS, PrintedLine, clip, lead_of, lines_of
+from steph.diagnose.reader import (
+    TELLING_CHARACTERS,
+    Chain,
+    PrintedLine,
+    Raised,
+    chains_of,
+    clip,
+    lead_of,
+    lines_of,
+    shortened,
+)
 from steph.diagnose.table import Case, Clue, Weight, first_match, row_of
 from steph.record.values import Diagnosis, OomNumbers, Probe
 
