@@ -15,7 +15,7 @@ from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.memory.forecast import KEPT_FREE_BYTES, Constants, Forecast, predict
 from steph.memory.shapes import BUILT_IN, COMMON, TINY, linear_shapes
-from steph.memory.trainers import DEFAULT_TARGETS, Workload
+from steph.memory.terms import DEFAULT_TARGETS, Workload
 
 CALIBRATES = "Qwen/Qwen1.5-1.8B-Chat"
 SEEN = ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B")

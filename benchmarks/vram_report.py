@@ -19,7 +19,7 @@ from typing import Any
 from steph.base.units import GIB
 from steph.memory.calibration import MeasuredPoint, calibrated
 from steph.memory.forecast import BUILT_IN_CONSTANTS, Constants, Forecast
-from steph.memory.trainers import TRAINERS
+from steph.memory.terms import TRAINERS
 
 from benchmarks.vram_points import SHAPES, Point, Use, card_bytes
 

@@ -118,7 +118,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             item.add_marker(pytest.mark.skip(reason=phrase("session.no_gpu")))
         return
     from steph.conduct.session import JoinError
-    from steph.gpu.lock import GpuLockError
+    from steph.gpu.driver import GpuLockError
     from steph.plan.settings import ProfileError
     from steph.run.inputs import InputError
     from steph.run.journal import JournalError

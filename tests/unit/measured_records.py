@@ -7,7 +7,7 @@ from steph.base.terms import Purpose, StageId, TrainerName
 from steph.memory.calibration import workload_of
 from steph.memory.forecast import Constants, predict
 from steph.memory.shapes import BUILT_IN
-from steph.memory.trainers import Workload
+from steph.memory.terms import Workload
 from steph.record.settings import Context, TrainSettings
 from steph.record.values import Attempt, Probe, Record
 

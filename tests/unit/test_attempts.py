@@ -26,7 +26,7 @@ from steph.gpu import watch
 from steph.judge.evidence import CardMemory
 from steph.memory.forecast import predict
 from steph.memory.shapes import BUILT_IN
-from steph.memory.trainers import Workload
+from steph.memory.terms import Workload
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.events import AttemptEnded

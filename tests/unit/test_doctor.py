@@ -21,7 +21,7 @@ from steph.doctor import command, reading
 from steph.doctor.checks import CATALOG
 from steph.doctor.command import as_text, conclusion, doctor_status, exit_status
 from steph.doctor.facts import GpuFacts, Level, Line
-from steph.gpu.lock import gpu_lock
+from steph.gpu.driver import gpu_lock
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles, load_profile
 from suite_runs import CLONE, Bench, clean_environment, make_bench, unignore_signals

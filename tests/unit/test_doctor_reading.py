@@ -22,7 +22,7 @@ from steph.base.units import GIB
 from steph.doctor import reading
 from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
 from steph.doctor.reading import NOT_STARTED, SCRIPT, Question, begun_checkup, read_checkup
-from steph.gpu.lock import gpu_lock, lock_folder
+from steph.gpu.driver import gpu_lock, lock_folder
 from steph.plan.options import Options
 from steph.plan.settings import Profile, builtin_profiles, load_profile
 

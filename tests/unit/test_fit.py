@@ -17,7 +17,7 @@ from steph.base.units import GIB
 from steph.cli import app
 from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
 from steph.memory.shapes import BUILT_IN, config_of
-from steph.memory.trainers import Workload
+from steph.memory.terms import Workload
 from steph.plan.cards import CARDS, Card, card_by_name
 from steph.record.events import AttemptEnded, ModelChosen, StageStarted
 from steph.record.values import Record

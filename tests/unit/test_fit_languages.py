@@ -17,8 +17,7 @@ from steph.conduct.fit import fit_basis
 from steph.memory.calibration import Calibration
 from steph.memory.forecast import BUILT_IN_CONSTANTS, SHARINGS
 from steph.memory.shapes import BUILT_IN, COMMON, FAMILIES, TINY, linear_shapes
-from steph.memory.terms import OPTIMIZER_BYTES
-from steph.memory.trainers import TRAINERS
+from steph.memory.terms import OPTIMIZER_BYTES, TRAINERS
 from steph.plan.cards import CARDS
 from typer.testing import CliRunner
 

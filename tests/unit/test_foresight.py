@@ -20,7 +20,7 @@ from steph.memory import fit as fitting
 from steph.memory import terms
 from steph.memory.forecast import Forecast, floor_bytes, on_several_cards, predict, predict_any
 from steph.memory.shapes import COMMON, Linear, model_shape, parameter_count, shape_of_counts
-from steph.memory.trainers import OLDER, TRAINERS, AdapterCount, Workload
+from steph.memory.terms import OLDER, TRAINERS, AdapterCount, Workload
 from steph.run.hub import hub_config
 from steph.run.model_files import Counted, CountingError, counted
 from typer.testing import CliRunner

@@ -13,7 +13,7 @@ from steph.base.units import GIB
 from steph.memory.calibration import calibration_of, calibration_or_default, workload_of
 from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
 from steph.memory.shapes import BUILT_IN, ShapeError
-from steph.memory.trainers import Workload
+from steph.memory.terms import Workload
 from steph.record.values import Candidate
 
 # a pipeline of the plain kind whose logits cost 16 bytes where the formulas say 12, with 0.3 GiB more at any length

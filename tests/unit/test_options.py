@@ -10,7 +10,7 @@ import pytest
 from steph import plugin
 from steph.base.messages import language
 from steph.base.terms import StageId
-from steph.gpu.lock import GpuBusyError, GpuLockError
+from steph.gpu.driver import GpuBusyError, GpuLockError
 from steph.plan.options import Options
 from steph.plan.settings import builtin_profiles
 from steph.pytest_options import resolve_options

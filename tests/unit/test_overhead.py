@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from steph.run.hub import choose
-from steph.run.tree import Child, ProcessTree
+from steph.run.processes import Child, ProcessTree
 from suite_runs import CLONE, clean_environment, make_bench
 
 MODEL_BYTES = 64 << 30

@@ -24,7 +24,7 @@ from steph.memory.forecast import (
     predict_unknown,
 )
 from steph.memory.shapes import BUILT_IN, ModelShape, linear_shapes, shape_from_config
-from steph.memory.trainers import TRAINERS, Workload
+from steph.memory.terms import TRAINERS, Workload
 from steph.record.values import PredictedPeak
 
 SMALL, LARGE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], BUILT_IN["Qwen/Qwen3-8B"]
@@ -286,7 +286,7 @@ def test_a_further_trainer_is_a_further_row(monkeypatch: pytest.MonkeyPatch) -> 
     """A loss in chunks over all positions, without the upcast: one row predicts it, and `unknown` spans it too."""
     chunked = replace(TRAINERS[TrainerName.FULL], upcasts=False, held_positions=256, slack_share=0.3)
     name = cast("TrainerName", "chunked")  # as a further member would be
-    monkeypatch.setattr("steph.memory.trainers.TRAINERS", {**TRAINERS, name: chunked})
+    monkeypatch.setattr("steph.memory.terms.TRAINERS", {**TRAINERS, name: chunked})
     monkeypatch.setattr("steph.memory.forecast.TRAINERS", {**TRAINERS, name: chunked})
     work = replace(FULL, trainer=name)
     assert terms.head_bytes(SMALL, work) == 12 * 256 * 151936

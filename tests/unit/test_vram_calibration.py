@@ -17,7 +17,7 @@ from steph.memory.calibration import (
 )
 from steph.memory.forecast import BUILT_IN_CONSTANTS, Constants, predict
 from steph.memory.shapes import BUILT_IN
-from steph.memory.trainers import Workload
+from steph.memory.terms import Workload
 
 SHAPE = BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"]
 

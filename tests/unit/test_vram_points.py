@@ -10,7 +10,7 @@ import pytest
 from steph.base.messages import text
 from steph.base.terms import TrainerName
 from steph.memory.forecast import BUILT_IN_CONSTANTS
-from steph.memory.trainers import TRAINERS
+from steph.memory.terms import TRAINERS
 
 from benchmarks.vram_points import SFT, SHAPES, Use
 from benchmarks.vram_report import Judged, constants_from, judge, read_points, slack_share_from, verdict

@@ -20,8 +20,8 @@ from steph.record.values import ModelChoice
 from steph.run import model_files
 from steph.run.hub import Hub, _fetch
 from steph.run.inputs import git_state
+from steph.run.processes import Child
 from steph.run.runner import ChildSpec, run_child
-from steph.run.tree import Child
 
 SILENT = "#!/bin/sh\nexec >&- 2>&-\nexec sleep 1000\n"  # its pipes end at once, and itself does not
 

@@ -96,7 +96,7 @@ class Purpose(StrEnum):
 
 
 class TrainerName(StrEnum):
-    """How a pipeline's trainer uses memory: the rows of `steph.memory.trainers.TRAINERS`, or that nobody named one."""
+    """How a pipeline's trainer uses memory: the rows of `steph.memory.terms.TRAINERS`, or that nobody named one."""
 
     FULL = "full"
     ANSWER = "answer"

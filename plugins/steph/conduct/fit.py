@@ -33,7 +33,7 @@ from steph.memory.shapes import (
     weights_by_config,
     weights_by_name,
 )
-from steph.memory.trainers import DEFAULT_TARGETS, AdapterCount
+from steph.memory.terms import DEFAULT_TARGETS, AdapterCount
 from steph.plan.cards import Card
 from steph.run.hub import hub_config, is_offline
 from steph.run.model_files import Counted, CountingError, counted

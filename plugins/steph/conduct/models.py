@@ -25,7 +25,7 @@ from steph.judge.verdict import Outcome, attempt_verdict
 from steph.memory.calibration import shape_of, workload_of
 from steph.memory.forecast import Forecast, automatic, leanest, predict
 from steph.memory.shapes import BUILT_IN, ModelShape, UnknownShapeError, model_shape, parameter_count
-from steph.memory.trainers import ASSUMED_TRAINER
+from steph.memory.terms import ASSUMED_TRAINER
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Candidate, Check, ModelChoice, PredictedPeak, RejectedCandidate
 from steph.run import hub, model_files

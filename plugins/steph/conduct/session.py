@@ -19,7 +19,7 @@ from steph.base.terms import NEEDS, AnyStage, StageId
 from steph.base.units import gib
 from steph.conduct.preparation import Console, Setup
 from steph.conduct.stages import Conductor
-from steph.gpu.lock import gpu_lock
+from steph.gpu.driver import gpu_lock
 from steph.gpu.watch import read_samples
 from steph.judge.verdict import exit_status
 from steph.record.events import SessionEnded, SessionStarted, fold

@@ -17,8 +17,7 @@ from steph.base.terms import TrainerName
 from steph.base.text import one_line
 from steph.gpu.driver import OUTSIDE_ALLOCATOR_BYTES
 from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, parameter_count
-from steph.memory.terms import embedding_bytes, linear_bytes, lora_parameters, norm_bytes
-from steph.memory.trainers import DEFAULT_TARGETS, Workload
+from steph.memory.terms import DEFAULT_TARGETS, Workload, embedding_bytes, linear_bytes, lora_parameters, norm_bytes
 from steph.plan.options import Options
 from steph.plan.settings import Profile
 from steph.record.settings import DataFile, Device

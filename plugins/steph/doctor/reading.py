@@ -42,17 +42,15 @@ from steph.doctor.facts import (
     RootFacts,
     Unread,
 )
-from steph.gpu.driver import DeviceError, driver, has_nvidia_nodes, visible_among
-from steph.gpu.lock import GpuBusyError, GpuLockError, gpu_lock
+from steph.gpu.driver import DeviceError, GpuBusyError, GpuLockError, driver, gpu_lock, has_nvidia_nodes, visible_among
 from steph.plan.options import Options
 from steph.plan.settings import Profile, ProfileError
 from steph.record.settings import Device
 from steph.run import hub, model_files
 from steph.run.fetch import classify
 from steph.run.inputs import InputError, is_wsl
-from steph.run.processes import set_parent_death_signal
+from steph.run.processes import Child, set_parent_death_signal
 from steph.run.root import RootBusyError, root_lock
-from steph.run.tree import Child
 
 Answer = TypeVar("Answer")
 

@@ -26,7 +26,7 @@ from steph.memory.forecast import (
     predict_any,
 )
 from steph.memory.shapes import ModelShape, parameter_count
-from steph.memory.trainers import ASSUMED_TRAINER, DEFAULT_TARGETS, HALF, TRAINERS, AdapterCount, Workload
+from steph.memory.terms import ASSUMED_TRAINER, DEFAULT_TARGETS, HALF, TRAINERS, AdapterCount, Workload
 from steph.plan.cards import CARDS
 
 GRID_BATCHES = (1, 2, 4, 8)

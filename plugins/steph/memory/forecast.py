@@ -16,7 +16,7 @@ from steph.base.terms import FitVerdict
 from steph.base.units import GIB
 from steph.memory import terms
 from steph.memory.shapes import ModelShape, parameter_parts
-from steph.memory.trainers import HALF, SINGLE, TRAINERS, Workload
+from steph.memory.terms import HALF, SINGLE, TRAINERS, Workload
 from steph.record.values import PredictedPeak
 
 # The reference pipeline leaves this share of what it may use free when it decides on recompute and fusing

@@ -31,7 +31,7 @@ from steph.record.values import ModelChoice, RejectedCandidate
 from steph.run import model_files
 from steph.run.fetch import HubError, HubFailure, classify
 from steph.run.model_files import CountingError, IncompleteModelError
-from steph.run.tree import Child
+from steph.run.processes import Child
 
 Token = str | bool | None
 SPARE_DISK_BYTES = 2 * GIB  # what stays free beside a download

@@ -29,7 +29,7 @@ from steph.contract.description import Description
 from steph.contract.questions import samples_in
 from steph.contract.rows import RowFormat, training_row
 from steph.record.settings import DataFile, Device, Environment, GitState
-from steph.run.tree import output_of
+from steph.run.processes import output_of
 
 SUITE_PACKAGES = ("steph", "pytest", "pytest-timeout", "pytest-order", "huggingface-hub", "pydantic", "nvidia-ml-py")
 WRITTEN_SLACK_SECONDS = 0.2  # two clocks are compared: the files' and the one that timed the program

@@ -22,8 +22,8 @@ from typing import Any
 from steph.base.files import UnreadableError, parse_json_object, read_header, read_json_object, write_whole
 from steph.base.messages import Message, say, words_of
 from steph.memory.shapes import COUNTED_SIZES, ModelShape, shape_of_counts
-from steph.memory.trainers import AdapterCount
-from steph.run.tree import output_of
+from steph.memory.terms import AdapterCount
+from steph.run.processes import output_of
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"

@@ -26,7 +26,7 @@ from steph.gpu.driver import Driver
 from steph.gpu.watch import MemoryWatch
 from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes
-from steph.run.tree import Child, ProcessTree
+from steph.run.processes import Child, ProcessTree
 
 _CHILD = Path(__file__).parents[1] / "child"
 _POLL_SECONDS = 0.2

@@ -17,7 +17,7 @@ from steph.contract import commands as contract
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
 from steph.memory.forecast import KEPT_FREE_BYTES, automatic, largest_fitting, leanest
 from steph.memory.shapes import ModelShape, model_shape
-from steph.memory.trainers import ASSUMED_TRAINER, TRAINERS, Workload
+from steph.memory.terms import ASSUMED_TRAINER, TRAINERS, Workload
 from steph.plan.cards import card_by_name
 from steph.record.settings import Device, ProductionTarget, TrainSettings
 from steph.record.values import Attempt, Candidate, PredictedPeak, Record

@@ -15,7 +15,7 @@ from steph.base.terms import StageId, TrainerName
 from steph.contract import commands as contract
 from steph.contract.description import Description
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
-from steph.memory.trainers import TRAINERS
+from steph.memory.terms import TRAINERS
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import ModelChoice, ProductionCall, Record, StageResult
 

@@ -22,7 +22,7 @@ from app.fast.model import fuse_norms
 from caching_allocator import CachingAllocator
 from peft import LoraConfig, get_peft_model
 from steph.memory.shapes import ModelShape, config_of
-from steph.memory.trainers import Workload
+from steph.memory.terms import Workload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter

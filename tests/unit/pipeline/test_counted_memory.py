@@ -8,7 +8,7 @@ import pytest
 from steph.base.terms import TrainerName
 from steph.memory.forecast import moving_bytes
 from steph.memory.shapes import BUILT_IN, linear_shapes
-from steph.memory.trainers import Workload
+from steph.memory.terms import Workload
 
 SMALL, TIED, NORMED = (
     BUILT_IN[f"Qwen/{name}"] for name in ("Qwen1.5-1.8B-Chat", "Qwen2.5-1.5B-Instruct", "Qwen3-1.7B")

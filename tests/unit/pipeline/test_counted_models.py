@@ -11,7 +11,7 @@ from steph.base.terms import TrainerName
 from steph.child.count import CountError, built, counted
 from steph.memory import terms
 from steph.memory.shapes import BUILT_IN, COUNTED_SIZES, config_of, linears, parameter_count, shape_of_counts
-from steph.memory.trainers import Workload
+from steph.memory.terms import Workload
 
 SHAPE = BUILT_IN["Qwen/Qwen3-0.6B"]
 

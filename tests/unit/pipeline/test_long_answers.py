@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from steph.base.terms import TrainerName
 from steph.memory.shapes import BUILT_IN
-from steph.memory.trainers import Workload
+from steph.memory.terms import Workload
 
 if TYPE_CHECKING:
     import torch
