@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from steph.base.privacy import mask_for
+from steph.tell.page import mask_for
 
 TOKEN = "hf_" + "Q7x" * 8
 

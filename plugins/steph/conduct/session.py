@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 
 from steph.base.messages import say, verbatim
-from steph.base.privacy import mask_for
 from steph.base.terms import NEEDS, AnyStage, StageId
 from steph.base.units import gib
 from steph.conduct.preparation import Console, Setup
@@ -331,6 +330,8 @@ def stage_properties(result: StageResult, report: Path | None) -> tuple[tuple[st
 
 def append_step_summary(record: Record, report: Path | None, path: Path) -> None:
     """Add the report's sections to a job's summary, as many whole ones as have room; raises OSError."""
+    from steph.tell.page import mask_for  # with what renders HTML, which a run without a CI server does not need
+
     room_bytes = STEP_SUMMARY_BYTES - (path.stat().st_size if path.exists() else 0)
     made = parts(record, outlook=production_outlook(record))
     mask = mask_for("\n".join(part.text for part in made))  # the page is read by others than the machine's own people
