@@ -260,8 +260,8 @@ def fit(
     from steph.memory import fit as fitting
     from steph.memory.forecast import SHARINGS
     from steph.memory.shapes import ShapeError
-    from steph.plan.cards import card_by_name
     from steph.plan.options import OptionError, parse_size
+    from steph.plan.settings import card_by_name
     from steph.run.inputs import InputError
     from steph.run.model_files import CountingError
 

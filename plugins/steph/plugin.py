@@ -120,9 +120,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     from steph.conduct.session import JoinError
     from steph.gpu.driver import GpuLockError
     from steph.plan.settings import ProfileError
-    from steph.run.inputs import InputError
+    from steph.run.inputs import InputError, RootBusyError
     from steph.run.journal import JournalError
-    from steph.run.root import RootBusyError
 
     try:
         _open(config, options, profile, tuple(_stage_of(item) for item in items))

@@ -16,10 +16,10 @@ from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, Cause, EndedBy, Phase, Severity, StageId
 from steph.conduct import preparation, training
 from steph.conduct.attempts import Judge
+from steph.conduct.jobs import open_job
 from steph.conduct.models import expected
 from steph.conduct.preparation import MIN_ATTEMPT_SECONDS, Console, Setup, StageRun
 from steph.conduct.training import walk_ladder
-from steph.conduct.training_job import open_job
 from steph.contract.commands import Call
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome

@@ -12,8 +12,7 @@ from scripted_training import ScriptedTraining
 from steph.base.messages import speaking
 from steph.conduct.attempts import script_flags
 from steph.contract.description import Description
-from steph.run.inputs import InputError
-from steph.run.root import kept_safe, put_back, set_aside
+from steph.run.inputs import InputError, kept_safe, put_back, set_aside
 
 TRAINS_AT_ONCE = """
 import pathlib
@@ -112,7 +111,7 @@ def test_outputs_of_one_name_do_not_meet(tmp_path: Path) -> None:
 
 SMALL_DISK = """
 import pathlib, sys
-from steph.run.root import set_aside
+from steph.run.inputs import set_aside
 from steph.run.inputs import InputError
 source, disk, report = map(pathlib.Path, sys.argv[1:])
 try:

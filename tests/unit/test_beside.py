@@ -13,10 +13,10 @@ from scripted_training import BASE, LARGE, ScriptedTraining, on_disk
 from steph.base.messages import Message, verbatim
 from steph.base.terms import StageId, Verdict
 from steph.conduct import training
+from steph.conduct.jobs import TrainingJob
 from steph.conduct.preparation import MIN_ATTEMPT_SECONDS
 from steph.conduct.stages import Conductor
 from steph.conduct.training import calibrate as run_calibration
-from steph.conduct.training_job import TrainingJob
 from steph.record.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Diagnosis, ModelChoice, Probe

@@ -19,7 +19,7 @@ from planted.scenario import training_evidence
 from steph.base.messages import NOTHING, verbatim
 from steph.base.terms import Severity, StageId
 from steph.base.text import LINE_CHARS, one_line
-from steph.conduct import training_job
+from steph.conduct import jobs
 from steph.contract.description import load_description
 from steph.judge.catalog import CATALOG
 from steph.judge.checks_adapter import ADAPTER_FINITE
@@ -117,11 +117,11 @@ def test_a_check_that_the_conductor_adds_is_ruled_out_as_the_others_are(
         returncode=0, attempt_started_unix=0.0, description=load_description(tmp_path),
     )  # fmt: skip
     added = ANSWERS_KEPT.check(False, verbatim("added"))
-    monkeypatch.setattr(training_job, "machine_checks", lambda _processes, _stdout: (added,))
+    monkeypatch.setattr(jobs, "machine_checks", lambda _processes, _stdout: (added,))
     job = Told(evidence=lambda *_: evidence, setup=None)
     attempt = Attempt(stage=StageId.H2, number=1, label=NOTHING, started_at="")
     finished = Told(processes=lambda _: None, stdout="", attempt=attempt)
-    checks = training_job.TrainingJob.judged(job, finished, None, evidence.settings).checks  # type: ignore[arg-type]
+    checks = jobs.TrainingJob.judged(job, finished, None, evidence.settings).checks  # type: ignore[arg-type]
     assert (checks[-1].id, checks[-1].applies, checks[-1].holds) == (added.id, False, None)
 
 

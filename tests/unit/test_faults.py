@@ -17,9 +17,8 @@ from steph.base.terms import StageId, Verdict
 from steph.contract.description import DescriptionError, load_description
 from steph.contract.rows import row_lengths
 from steph.run import processes
-from steph.run.inputs import InputError, read_train_file, require_outputs_apart, write_subset
+from steph.run.inputs import InputError, read_train_file, require_outputs_apart, set_aside, write_subset
 from steph.run.journal import read_record, record_folders
-from steph.run.root import set_aside
 from suite_runs import CLONE, Bench, clean_environment, make_bench, run_pytest
 
 H1, H2, H3 = StageId
@@ -273,9 +272,9 @@ def test_an_attempt_that_cannot_be_judged_stays_on_record(tmp_path: Path) -> Non
     """Where judging breaks, the stage is CRASHED, and what its child did, how long and at which status, is kept."""
     bench = make_bench(tmp_path)
     breaking = (
-        "import steph.conduct.training_job\n"
+        "import steph.conduct.jobs\n"
         "def broken(evidence):\n    raise PermissionError('planted')\n"
-        "steph.conduct.training_job.judge_training = broken\n"
+        "steph.conduct.jobs.judge_training = broken\n"
     )
     environment = plugin_of(tmp_path, "def pytest_collection(session):\n    " + breaking.replace("\n", "\n    "))
     assert run(bench, H1, H2, options=("-p", "meddler"), **environment)[0] == 1

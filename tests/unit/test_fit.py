@@ -18,7 +18,7 @@ from steph.cli import app
 from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
 from steph.memory.shapes import BUILT_IN, config_of
 from steph.memory.terms import Workload
-from steph.plan.cards import CARDS, Card, card_by_name
+from steph.plan.settings import CARDS, Card, card_by_name
 from steph.record.events import AttemptEnded, ModelChosen, StageStarted
 from steph.record.values import Record
 from steph.run.journal import Journal, opened_event

@@ -15,8 +15,7 @@ from steph.contract.questions import questions_of, samples_of
 from steph.contract.results import Row
 from steph.judge.checks_prompts import text_beside
 from steph.record.settings import DataFile
-from steph.run.inputs import InputError, needs_build, read_dataset, read_train_file, require_script
-from steph.run.root import put_back, set_aside
+from steph.run.inputs import InputError, needs_build, put_back, read_dataset, read_train_file, require_script, set_aside
 
 DATASET = DataFile(role="dataset", path="q.json", sha256="a" * 64, rows=140)
 ROW = {"input": "問", "output": "a"}

@@ -26,8 +26,8 @@ from scripted_training import (
 )
 from steph.base.messages import say
 from steph.base.terms import ExtendedId, StageId, Verdict
+from steph.conduct.jobs import half_precision_of
 from steph.conduct.training import Walk
-from steph.conduct.training_job import half_precision_of
 from steph.plan.settings import Rung
 from steph.record.settings import TrainSettings
 from steph.record.values import Diagnosis

@@ -37,9 +37,8 @@ from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import DataFile, Device, EvalSettings, TrainSettings
 from steph.record.values import Attempt, ProductionCall
 from steph.run import inputs, output
-from steph.run.inputs import InputError
+from steph.run.inputs import InputError, kept_safe, put_back, set_aside
 from steph.run.journal import now
-from steph.run.root import kept_safe, put_back, set_aside
 from steph.run.runner import ChildOutcome, ChildSpec, run_child
 
 LAST_LINES = 30

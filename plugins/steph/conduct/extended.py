@@ -22,10 +22,9 @@ from steph.base.files import UnreadableError, json_rows, sha256_or_none
 from steph.base.messages import NOTHING, Message, say
 from steph.base.terms import AnyStage, Cause, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, require_built, run_attempt, script_flags, side_folder
-from steph.conduct.evaluation import Evaluation, Variant
+from steph.conduct.jobs import Evaluation, TrainingJob, Variant, half_precision_of, open_job
 from steph.conduct.preparation import StageRun
 from steph.conduct.training import walk_ladder
-from steph.conduct.training_job import TrainingJob, half_precision_of, open_job
 from steph.contract.commands import build_command, folder_beside, passed_names
 from steph.contract.description import Description, EvaluateWhen
 from steph.contract.questions import samples_of

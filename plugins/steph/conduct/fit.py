@@ -34,7 +34,7 @@ from steph.memory.shapes import (
     weights_by_name,
 )
 from steph.memory.terms import DEFAULT_TARGETS, AdapterCount
-from steph.plan.cards import Card
+from steph.plan.settings import Card
 from steph.run.hub import hub_config, is_offline
 from steph.run.model_files import Counted, CountingError, counted
 from steph.tell.markdown import left, right

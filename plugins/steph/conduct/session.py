@@ -25,6 +25,7 @@ from steph.record.events import SessionEnded, SessionStarted, fold
 from steph.record.settings import Context, DataFile
 from steph.record.values import ModelChoice, Record, StageResult
 from steph.run import model_files, output
+from steph.run.inputs import root_lock
 from steph.run.journal import (
     Journal,
     JournalError,
@@ -39,7 +40,6 @@ from steph.run.journal import (
     stages_in_flight,
 )
 from steph.run.model_files import IncompleteModelError
-from steph.run.root import root_lock
 from steph.tell import wording
 from steph.tell.drawings import VramSample
 from steph.tell.machine_summary import summary_of, write_summary

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from steph.base.messages import say
 from steph.base.terms import NEEDS, AnyStage, ExtendedId, StageId, Verdict
 from steph.base.text import one_line
-from steph.conduct.evaluation import DIRECT, Evaluation
 from steph.conduct.extended import run_extended
+from steph.conduct.jobs import DIRECT, Evaluation, TrainingJob, open_job
 from steph.conduct.models import NoModel, choose_model, model_checks, model_trouble, predicted_candidates
 from steph.conduct.preparation import Console, Setup, StageRun
 from steph.conduct.training import calibrate, walk_ladder
-from steph.conduct.training_job import TrainingJob, open_job
 from steph.gpu.watch import is_back
 from steph.judge.verdict import Outcome
 from steph.record.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted

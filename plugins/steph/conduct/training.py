@@ -15,8 +15,8 @@ from typing import Literal
 from steph.base.messages import Message, say, verbatim
 from steph.base.terms import Purpose, Severity, StageId, Verdict
 from steph.conduct.attempts import Finished, run_attempt
+from steph.conduct.jobs import TrainingJob, half_precision_of
 from steph.conduct.models import Expectation, expected, smaller_model, worth_trying
-from steph.conduct.training_job import TrainingJob, half_precision_of
 from steph.contract.commands import folder_beside
 from steph.contract.rows import AnswerLoss, RowLengths
 from steph.contract.training_files import read_state
@@ -27,9 +27,8 @@ from steph.plan.settings import Rung
 from steph.record.events import ModelChosen
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Diagnosis, ModelChoice, PredictedPeak
-from steph.run.inputs import InputError
+from steph.run.inputs import InputError, set_aside
 from steph.run.journal import JournalError, now
-from steph.run.root import set_aside
 from steph.run.runner import RunnerError
 
 

@@ -48,9 +48,8 @@ from steph.plan.settings import Profile, ProfileError
 from steph.record.settings import Device
 from steph.run import hub, model_files
 from steph.run.fetch import classify
-from steph.run.inputs import InputError, is_wsl
+from steph.run.inputs import InputError, RootBusyError, is_wsl, root_lock
 from steph.run.processes import Child, set_parent_death_signal
-from steph.run.root import RootBusyError, root_lock
 
 Answer = TypeVar("Answer")
 

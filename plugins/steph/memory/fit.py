@@ -27,7 +27,7 @@ from steph.memory.forecast import (
 )
 from steph.memory.shapes import ModelShape, parameter_count
 from steph.memory.terms import ASSUMED_TRAINER, DEFAULT_TARGETS, HALF, TRAINERS, AdapterCount, Workload
-from steph.plan.cards import CARDS
+from steph.plan.settings import CARDS
 
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)

@@ -18,7 +18,7 @@ from steph.memory.calibration import Calibration, calibration_or_default, worklo
 from steph.memory.forecast import KEPT_FREE_BYTES, automatic, largest_fitting, leanest
 from steph.memory.shapes import ModelShape, model_shape
 from steph.memory.terms import ASSUMED_TRAINER, TRAINERS, Workload
-from steph.plan.cards import card_by_name
+from steph.plan.settings import card_by_name
 from steph.record.settings import Device, ProductionTarget, TrainSettings
 from steph.record.values import Attempt, Candidate, PredictedPeak, Record
 from steph.tell import production, wording
