@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.child import supervisor
-from steph.child.inject._steph_witness import attention, batches, facts, models, movement, rows, splice, tokens, weights
+from steph.child.inject._steph_witness import attention, batches, facts, models, splice, tokens, weights
 from steph.judge.witness import Batch, Blind, Hooked, Logged, read_witness
 
 INJECT = Path(supervisor.__file__).parent / "inject"
@@ -305,7 +305,7 @@ def test_an_engine_that_can_not_be_seen_into_is_named(place: Path) -> None:
 def test_a_process_without_such_libraries_leaves_no_file(place: Path) -> None:
     """And has loaded none of the hooks, only the part that looks for them."""
     program = "print(sorted(name for name in sys.modules if 'steph' in name))"
-    assert ran(place, program, watched=True).stdout == "['_steph_witness', '_steph_witness.finder']\n"
+    assert ran(place, program, watched=True).stdout == "['_steph_witness']\n"
     assert not list((place / "probes").iterdir())
 
 
@@ -499,13 +499,13 @@ class Lazy:
 
 def test_a_data_set_is_read_only_where_that_asks_nothing_of_it(tokenizer: Whole) -> None:
     """A list gives each row's hash and its text's fingerprints; one that makes or streams rows gives its length."""
-    known = rows.described([{"input_ids": [4, 5]}, {"input_ids": [4, 5]}])
+    known = tokens.described_rows([{"input_ids": [4, 5]}, {"input_ids": [4, 5]}])
     assert (known["rows"], known["row_hashes"]) == (2, [tokens.row_hash([4, 5])] * 2)
     assert known["row_fingerprints"] == [[], []]
     unread = {"row_hashes": None, "row_fingerprints": None}
-    assert rows.described(Lazy()) == {"rows": 7, **unread}
-    assert rows.described(iter([])) == {"rows": None, **unread}
-    assert rows.described([{"text": "x"}]) == {"rows": 1, **unread}
+    assert tokens.described_rows(Lazy()) == {"rows": 7, **unread}
+    assert tokens.described_rows(iter([])) == {"rows": None, **unread}
+    assert tokens.described_rows([{"text": "x"}]) == {"rows": 1, **unread}
 
 
 def test_the_gradients_that_lie_there_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,7 +547,7 @@ def test_weights_that_are_laid_out_for_a_cpu_are_not_compared() -> None:
     assert (weights.base_changed(model) or {})["changed"] == 1
     model[0].weight.quant_state = state = SimpleNamespace(packing_format_for_cpu=True)
     assert weights.base_changed(model) == {"compared": 3, "changed": 0, "names": []}
-    assert movement._unpacked(torch.zeros(64, dtype=torch.uint8), state) is None
+    assert weights._unpacked(torch.zeros(64, dtype=torch.uint8), state) is None
 
 
 @pytest.mark.parametrize(("layers", "kinds"), [(32, 7), (28, 7), (16, 4), (2, 2)])
@@ -556,7 +556,7 @@ def test_what_is_kept_of_the_matrices_is_told_of_all_their_kinds(layers: int, ki
     torch = pytest.importorskip("torch")
     before = {f"layers.{layer}.{kind}": (1.0, torch.ones(2)) for layer in range(layers) for kind in range(kinds)}
     now = {name: (1.0, first / (1 + name.endswith(".0"))) for name, (_, first) in before.items()}
-    assert movement._kept(before, now) == (1.0 if kinds > 2 else 0.75)
+    assert weights._kept(before, now) == (1.0 if kinds > 2 else 0.75)
 
 
 def test_the_hook_that_asks_for_the_seconds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

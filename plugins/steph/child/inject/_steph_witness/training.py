@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from . import batches, facts, models, movement, patches, rows, tokens, weights
+from . import batches, facts, models, patches, tokens, weights
 
 _FIRST_BATCHES = 8
 _LEAST_AGE = 4  # steps; from there on the optimizer's own count of them is looked at
@@ -44,7 +44,7 @@ class _Training:
         self.own_losses: list[Any] = []  # beside each of `losses`
         self.evaluations = 0
         self.stopped_by: list[str] | None = None  # callbacks, where one of them ended the training before its last step
-        self.start = movement.snapshot(models.unwrapped(model))
+        self.start = weights.snapshot(models.unwrapped(model))
 
 
 class _Steps:
@@ -202,7 +202,7 @@ def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
     models.forget_files(model)
     trainer = _trainer()
     loader = given.get("train_dataloader")
-    seen = rows.described(getattr(loader, "dataset", None))
+    seen = tokens.described_rows(getattr(loader, "dataset", None))
     training.has_row_texts = seen.get("row_fingerprints") is not None
     hashes = seen.get("row_hashes")
     training.row_hashes = frozenset(hashes) if hashes and len(hashes) == seen.get("rows") else None
@@ -220,7 +220,7 @@ def _model_at(training: _Training, model: Any) -> dict[str, Any]:
     """The model, and how many of its LoRA matrices are zero before the first step."""
     known = models.described(model)
     if known["lora"] is not None:
-        known["lora"].update(movement.zeros(training.start))
+        known["lora"].update(weights.zeros(training.start))
     return known
 
 
@@ -394,7 +394,7 @@ def _became(training: _Training, model: Any) -> dict[str, Any]:
     """What became of the weights, and what code of the program's own was in the model."""
     own = patches.described(model)
     return {
-        **movement.since(training.start, model), "matrices": weights.adapter_numbers(model),
+        **weights.since(training.start, model), "matrices": weights.adapter_numbers(model),
         "base": weights.base_changed(model), "own_code": own and {**own, "optimizer_hooks": _Steps.own_hooks},
     }  # fmt: skip
 
@@ -514,7 +514,7 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
     if known is not model:
         _forget_waiting()
         _Now.waiting_model = weakref.ref(model)
-        _Now.waiting_start = movement.snapshot(model)
+        _Now.waiting_start = weights.snapshot(model)
     if not _Now.waiting:
         _Now.waiting_since = time.time()
     if len(_Now.waiting) < _FIRST_BATCHES:
