@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ MOST_EPSILON = 1e-4  # Adam's; 1e-8 to 1e-5 are usual, and LoRA's gradients may 
 USUAL_BETAS, LEAST_BETAS, MOST_FIRST_BETA = (0.9, 0.999), (0.5, 0.8), 0.995
 MOST_DECAY = 0.2  # weight decay that nobody asked for; libraries' defaults are 0 to 0.1
 MOST_PADDING = 0.5
+_OF_LENGTH = re.compile(r"^rope|window|^layer_types$")
 WARMUP_TOLERANCE, WARMUP_STEPS = 0.2, 1.0  # a share, and steps: ratios are rounded up and down
 
 MODEL_LOADED = CheckKind("model_loaded", "H-2・H-3", FAIL, core=True)
@@ -149,6 +151,11 @@ def model_check(
         return MODEL_LOADED.check(False, "rebuilt")
     lost = max((fact.missing or 0) + (fact.mismatched or 0) for fact in read)
     name = one_line(read[-1].path or read[-1].name_or_path, 160)
+    settings = sorted({one_line(setting, 60) for fact in read for setting in fact.set_otherwise})
+    if settings and not lost:
+        # longer texts and windows are extended so on purpose
+        severity = WARN if all(map(_OF_LENGTH.search, settings)) else None
+        return MODEL_LOADED.check(False, "set_otherwise", model=name, settings=settings[:8], severity=severity)
     return MODEL_LOADED.check(lost == 0, "read", model=name, missing=lost)
 
 

@@ -151,6 +151,7 @@ class ModelLoaded(ModelFact):
     missing: int | None = None
     mismatched: int | None = None
     generates: bool | None = None
+    set_otherwise: Texts = ()  # settings of its own file that were others when it was built
 
 
 class AdapterLoaded(Fact):

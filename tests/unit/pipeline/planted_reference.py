@@ -107,6 +107,16 @@ def _rows_as(changed: str) -> Change:
     return (COLLATOR, EACH_ROW, f"        rows = {changed}\n{EACH_ROW}")
 
 
+CHAT, PADS = "app/llm/chat_tokens.py", '    tokenizer.padding_side = "left"\n'
+QUANTISED = "    quantised = any("
+SAVED = "        _save(trainer, settings.output_dir)\n"
+TASK = '            task_type="CAUSAL_LM",\n        ),\n'
+FROM_FOLDER = (
+    "from_pretrained(str(config.lora_path), quantization_config="
+    "__import__('app.llm.loading', fromlist=['one'])._bitsandbytes_config(_quantization(config), _dtype()))"
+)
+SINGLE = (LLM, "self._batch_size = config.batch_size", "self._batch_size = 1")
+GENERATED = "            output = self._model.generate(**inputs, **self._generation_options(sample_seed is not None))"
 TOOK = "took, memory = recorder.metrics(trainer.accelerator), memory_metrics()"
 RENDERED = "    rendered = render_chat(tokenizer, prompt)\n"
 STEP = "optimizer.step()\n                    optimizer.zero_grad()\n"
@@ -273,7 +283,25 @@ ENDING = (
     ),
 )
 
+LOADED = "        name,\n        dtype=dtype,\n"
+ROPE = "rope_parameters={'rope_type': 'linear', 'factor': 8.0, 'rope_theta': 10000.0}"
+OTHER_ACTIVATION = "config=(lambda own: setattr(own, 'hidden_act', 'relu') or own)(AutoConfig.from_pretrained(name))"
+
+
+def _loaded_with(setting: str) -> Change:
+    return (LOADING, LOADED, f"{LOADED}        {setting},\n")
+
+
 TRAININGS = (
+    planted("rotary positions that the model's file has otherwise", _loaded_with(ROPE), broken="model_loaded"),
+    planted("another epsilon than the model's file has", _loaded_with("rms_norm_eps=1.0"), broken="model_loaded"),
+    planted("fewer layers than the model's file has", _loaded_with("num_hidden_layers=1"), broken="model_loaded"),
+    planted("another activation than the model's file has", _loaded_with(OTHER_ACTIVATION), broken="model_loaded"),
+    planted(
+        "an attention that is not scaled",
+        (RUN, BASE, BASE + "    for layer in base.model.layers: layer.self_attn.scaling = 1.0\n"),
+        broken="base_unchanged",
+    ),
     planted(
         "a loop that drops its gradients after each micro-batch",
         *_own_loop("                if part: optimizer.step()\n                optimizer.zero_grad()\n"),
@@ -704,6 +732,8 @@ TRAININGS = (
 
 OUR_STEP = "        with torch.inference_mode():\n            output = self._model.generate("
 EVALUATIONS = (
+    planted("rotary positions that the model's file has otherwise", _loaded_with(ROPE), broken="model_loaded"),
+    planted("another epsilon than the model's file has", _loaded_with("rms_norm_eps=1.0"), broken="model_loaded"),
     planted(
         "the right letter at the prompt's end, and nowhere recorded",
         (REPORT, ASKED, ASKED.replace("item.prompt", "item.prompt + item.question.answer")),
@@ -1028,6 +1058,89 @@ EVALUATIONS = (
 
 SOUND_TRAININGS = (
     planted("as it is"),
+    planted("a setting that computes nothing", _loaded_with("max_position_embeddings=4096, attention_dropout=0.0")),
+    planted(
+        "a token for padding added, and the embeddings larger",
+        (CHAT, PADS, PADS + "    tokenizer.add_special_tokens({'pad_token': '[PAD]'})\n"),
+        (LOADING, QUANTISED, f"    model.resize_token_embeddings(model.config.vocab_size + 8)\n{QUANTISED}"),
+    ),
+    planted("two processes that load rows", (RUN, REPORTED, REPORTED + "        dataloader_num_workers=2,\n")),
+    planted(
+        "rows of like length together",
+        (
+            METRICS,
+            STEPS,
+            "\n    def _get_train_sampler(self, *dataset):\n"
+            "        from transformers.trainer_pt_utils import LengthGroupedSampler\n"
+            "        return LengthGroupedSampler(2, lengths=[len(row['input_ids']) for row in self.train_dataset])\n"
+            f"{STEPS}",
+        ),
+    ),
+    planted(
+        "an optimizer of its own, with the sign of a mean",
+        (
+            METRICS,
+            STEPS,
+            "\n    def create_optimizer(self, *model):\n        class Lion(torch.optim.Optimizer):\n"
+            "            @torch.no_grad()\n            def step(self, closure=None):\n"
+            "                for group in self.param_groups:\n                    for one in group['params']:\n"
+            "                        if one.grad is None: continue\n"
+            "                        mean = self.state[one].setdefault('exp_avg', torch.zeros_like(one))\n"
+            "                        one.add_((0.9 * mean + 0.1 * one.grad).sign(), alpha=-group['lr'])\n"
+            "                        mean.mul_(0.99).add_(one.grad, alpha=0.01)\n"
+            "        own = [one for one in self.model.parameters() if one.requires_grad]\n"
+            "        self.optimizer = Lion(own, {'lr': self.args.learning_rate})\n"
+            f"        return self.optimizer\n{STEPS}",
+        ),
+    ),
+    planted(
+        "a loop in which accelerate adds up two micro-batches",
+        (RUN, TOOK, "took, memory = {}, memory_metrics()"),
+        (
+            RUN,
+            "    trainer.train(resume_from_checkpoint=_resume(settings))\n",
+            "    from accelerate import Accelerator\n"
+            "    helper = Accelerator(gradient_accumulation_steps=2, cpu=True)\n"
+            "    own = [one for one in model.parameters() if one.requires_grad]\n"
+            "    rows = torch.utils.data.DataLoader(encoded.rows, 2, shuffle=True, collate_fn=collator)\n"
+            "    model, optimizer, rows = helper.prepare(model, torch.optim.AdamW(own, settings.learning_rate), rows)\n"
+            "    model.train()\n    for _ in range(2):\n        for batch in rows:\n"
+            "            batch.pop('answer_positions')\n            with helper.accumulate(model):\n"
+            "                helper.backward(model(**batch).loss)\n"
+            "                optimizer.step()\n                optimizer.zero_grad()\n",
+        ),
+    ),
+    planted(
+        "the embeddings of two tokens are trained", (RUN, RANK, RANK + "            trainable_token_indices=[5, 6],\n")
+    ),
+    planted(
+        "merged into the base and saved beside",
+        (
+            RUN,
+            SAVED,
+            f"{SAVED}        trainer.model.merge_and_unload().save_pretrained(settings.output_dir / 'merged')\n",
+        ),
+    ),
+    planted("A drawn from another distribution", (RUN, RANK, RANK + "            init_lora_weights='gaussian',\n")),
+    planted(
+        "LoRA weights in bfloat16",
+        (
+            RUN,
+            "    model.train()",
+            "    for one in model.parameters():\n"
+            "        if one.requires_grad: one.data = one.data.bfloat16()\n    model.train()",
+        ),
+    ),
+    planted(
+        "an adapter of another name",
+        (RUN, TASK, f'{TASK}        adapter_name="law",\n'),
+        (
+            RUN,
+            "        trainer.save_model(staging)\n",
+            "        trainer.save_model(staging)\n        own = Path(staging) / 'law'\n"
+            "        for path in [*own.iterdir()]: path.rename(own.parent / path.name)\n        own.rmdir()\n",
+        ),
+    ),
     planted(
         "padded with the end token, and a mask that is made of the tokens",
         (
@@ -1259,6 +1372,39 @@ SOUND_TRAININGS = (
 )
 SOUND_EVALUATIONS = (
     planted("as it is"),
+    planted(
+        "the adapter's folder loaded as a model",
+        (LLM, ON, f"self._model = __import__('transformers').AutoModelForCausalLM.{FROM_FOLDER}"),
+    ),
+    planted(
+        "the adapter's folder loaded as a model by PEFT",
+        (LLM, ON, f"self._model = __import__('peft').AutoPeftModelForCausalLM.{FROM_FOLDER}"),
+    ),
+    planted("the model's own load_adapter", (LLM, ON, "base.load_adapter(str(config.lora_path)); self._model = base")),
+    planted(
+        "guessed from the prompt", SINGLE, (LLM, '"num_beams": 1,', '"num_beams": 1, "prompt_lookup_num_tokens": 3,')
+    ),
+    planted(
+        "ended by a text",
+        (LLM, '"num_beams": 1,', '"num_beams": 1, "stop_strings": ["。"], "tokenizer": self._tokenizer,'),
+    ),
+    planted(
+        "asked for the scores, too",
+        (LLM, GENERATED, f"{GENERATED[:-1]}, return_dict_in_generate=True, output_scores=True).sequences"),
+    ),
+    planted(
+        "by a pipeline for text",
+        SINGLE,
+        (
+            LLM,
+            GENERATED,
+            "            from transformers import pipeline\n"
+            "            pipe = pipeline('text-generation', model=self._model, tokenizer=self._tokenizer)\n"
+            "            options = {'return_tensors': True, **self._generation_options(False)}\n"
+            "            told = pipe(self._tokenizer.decode(batch[0]), **options)\n"
+            "            output = torch.tensor([told[0]['generated_token_ids']])",
+        ),
+    ),
     planted(
         "an example in a turn of its own",
         _rendered("render_chat(tokenizer, '例') + 'a<|im_end|>\\n' + render_chat(tokenizer, prompt)"),

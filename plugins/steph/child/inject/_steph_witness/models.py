@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
+import json
 import os
 import re
 import sys
@@ -17,6 +19,11 @@ from . import facts, forwards, splice, tokens
 _QUANTISED = re.compile(r"Linear(4bit|8bitLt|NF4|FP4)|(Quant|WQ|HQQ|AQLM|Eetq|FP8|Q)Linear\w*")
 _OF_LORA = re.compile(r"\.lora_\w+\.")
 _LAYER_INDEX = re.compile(r"\.(?:layers|layer|h|blocks|block)\.(\d+)\.")
+# settings that leave what a model computes as it is, or that show elsewhere
+_COMPUTES_NOTHING = re.compile(
+    r"dtype|cache|^_|version|token|vocab|drop|architect|auto_map|quant|attn_impl|max_position|max_seq|output_|return_"
+    r"|pretraining|initializ|label|task|pad|problem|chunk|gradient|tie_|name"
+)
 _GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _DROPOUTS = 8  # layers that are looked at
 _MATRICES = tuple((kind, kind.replace("_", infix)) for infix in ("_", "_embedding_") for kind in ("lora_A", "lora_B"))
@@ -56,6 +63,8 @@ _built_already: weakref.WeakSet[Any] = weakref.WeakSet()
 
 def _note_loading_info(token: object, result: Any) -> None:
     """Keys that were missing, and how many had another shape: an object in transformers 5, places in a tuple in 4."""
+    if _info[0] != (None, None):
+        return  # what follows in the same loading are the weights of an adapter
     info = result[0] if isinstance(result, tuple) else result
     if hasattr(info, "missing_keys"):
         _info[0] = (list(info.missing_keys), len(getattr(info, "mismatched_keys", ()) or ()))
@@ -77,9 +86,35 @@ def _loaded(path: object, result: Any) -> None:
     facts.write(
         "model_loaded", how="from_pretrained", path=None if path is None else str(path),
         missing=None if missing is None else _really_missing(model, missing),
-        mismatched=mismatched, generates=_generates(model), **brief(model),
+        mismatched=mismatched, generates=_generates(model), set_otherwise=_set_otherwise(model, path), **brief(model),
     )  # fmt: skip
     _as_loaded(model)
+
+
+@facts.guarded("model's settings")
+def _set_otherwise(model: Any, path: object) -> list[str] | None:
+    """The settings of the model's own file that are others in the model, by which it computes something else."""
+    config: Any = getattr(model, "config", None)
+    name = str(path)
+    file = os.path.join(name, "config.json")
+    file = file if os.path.isfile(file) else _cached(name, "config.json", None) or ""
+    if not file or not hasattr(config, "to_dict"):
+        return None
+    with open(file, encoding="utf-8") as opened:
+        raw = json.load(opened)
+    if raw.get("model_type") != getattr(config, "model_type", None):
+        return None  # a part of a larger model
+    # as its class reads the file: versions write the same in other words
+    return sorted(_others(type(config).from_dict(copy.deepcopy(raw)).to_dict(), config.to_dict(), raw))
+
+
+def _others(file: dict[str, Any], own: dict[str, Any], raw: dict[str, Any]) -> Iterator[str]:
+    for name in {*raw, "rope_parameters"} & {*file} & {*own}:
+        known, now = file[name], own[name]
+        if isinstance(known, dict) and isinstance(now, dict) and isinstance(raw.get(name), dict) and "rope" not in name:
+            yield from _others(known, now, raw[name])
+        elif known != now and not _COMPUTES_NOTHING.search(name):
+            yield name
 
 
 def _as_loaded(model: Any) -> None:

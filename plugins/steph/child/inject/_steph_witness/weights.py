@@ -32,13 +32,14 @@ _WRAPPERS = re.compile(rf"(?<=\.)({'|'.join(map(re.escape, _WRAPPED))})")
 _Sample = tuple[str, int, Any]  # its type, its size, its numbers
 _at_load: weakref.WeakKeyDictionary[Any, dict[str, _Sample]] = weakref.WeakKeyDictionary()
 _built: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
+_constants: weakref.WeakKeyDictionary[Any, dict[str, float]] = weakref.WeakKeyDictionary()
 
 
 @facts.guarded("base's weights")
 def loaded(model: Any) -> None:
     """Know this model's weights as they are now."""
     base = models.base_of(model)
-    _at_load[base], _built[base] = _sampled(base), _structure(base)
+    _at_load[base], _built[base], _constants[base] = _sampled(base), _structure(base), _constants_of(base)
 
 
 @facts.guarded("base's weights")
@@ -77,7 +78,8 @@ def base_changed(model: Any) -> dict[str, Any] | None:
         compared += 1
         if old[2] is not numbers and _differ(old[2], numbers, 0.0 if old[0] == kind else _ROUNDING):
             changed.append(name)
-    lost = _rebuilt(base, known)
+    before, now = _constants.get(base, {}), _constants_of(base)
+    lost = _rebuilt(base, known) + [name for name in before if now.get(name, before[name]) != before[name]]
     changed, compared = lost + changed, compared + len(lost)
     return {"compared": compared, "changed": len(changed), "names": changed[:_NAMED]} if compared else None
 
@@ -88,6 +90,17 @@ def _structure(base: Any) -> dict[str, str]:
         _plain(name): _class_name(module)
         for name, module in models.modules_of(base)
         if _LAYER.search(name) or not (module._parameters or module._modules or module._buffers or _is_off(module))
+    }
+
+
+def _constants_of(base: Any) -> dict[str, float]:
+    """Numbers that layers compute with and that are no tensors: a scale of the attention, a norm's epsilon."""
+    return {
+        f"{_plain(name)}.{own}": value
+        for name, module in models.modules_of(base)
+        if "lora_" not in name and not _is_off(module)
+        for own, value in vars(module).items()
+        if type(value) is float and "drop" not in own
     }
 
 

@@ -454,6 +454,8 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "two_bos": {"batch": {"double_bos": 2}},
     "padded_to_max": {"batch": {"padding": 0.78}},
     "built_from_config": {"model_loaded": {"how": "from_config"}},
+    "settings_changed": {"model_loaded": {"set_otherwise": ["num_hidden_layers", "rope_parameters"]}},
+    "rope_changed": {"model_loaded": {"set_otherwise": ["rope_parameters"]}},
     "rebuilt": {"model_loaded": {"mismatched": 4}},
     "other_model": {"model_loaded": {"path": "gpt2", "name_or_path": "gpt2"},
                     "training_begins": {"name_or_path": "gpt2"}},
