@@ -434,6 +434,35 @@ def test_constants_of_adam_that_nobody_asked_for(
     assert found == ({"setup_seen": Severity.WARN} if is_found else {})
 
 
+@pytest.mark.parametrize(
+    ("lora", "is_found"),
+    [
+        ({"nonzero_pairs": 14, "begun_as": ["False"]}, True),
+        ({"nonzero_pairs": 14, "begun_as": ["True"]}, True),  # by code of its own
+        ({"nonzero_pairs": 0, "begun_as": ["True"]}, False),
+        ({"nonzero_pairs": 14, "begun_as": ["pissa"]}, False),
+        ({"nonzero_pairs": 14, "begun_as": ["ADALORA"]}, False),
+        ({"nonzero_pairs": 14}, False),  # unknown
+    ],
+)
+def test_an_adapter_that_is_none_of_zeros_at_its_beginning(
+    sound: TrainEvidence, tmp_path: Path, lora: dict[str, object], is_found: bool
+) -> None:
+    """A new one changes nothing; one that was loaded, resumed, trained before in this process or asked for may."""
+    begins = next(fact for fact in facts_of(sound) if fact["fact"] == "training_begins")
+    change = each("training_begins", lora={**begins["lora"], "pairs": 14, **lora})
+    assert broken(judged(sound, tmp_path / "a", change)) == ({"begins_new": Severity.WARN} if is_found else {})
+    loaded = {"fact": "adapter_loaded", "at": 0.0, "sha256": "0" * 64}
+    for n, further in enumerate([
+        lambda facts: [loaded, *facts],
+        each("training_begins", resumed=True),
+        lambda facts: [begins | {"at": 0.0}, {"fact": "training_ends", "at": 0.5, "source": "trainer"}, *facts],
+    ]):  # fmt: skip
+        assert "begins_new" not in broken(judged(sound, tmp_path / str(n), change, further))
+    asked = replace(sound, words=("--init-lora-weights", "False"))
+    assert broken(judged(asked, tmp_path / "b", change)) == {}
+
+
 def test_gradients_are_lost_only_where_no_micro_batch_finds_any(sound: TrainEvidence, tmp_path: Path) -> None:
     """More calls a step than were asked for, a training of one's own, or one gradient left: nothing is said."""
     none = each("batch", gradient=0.0)

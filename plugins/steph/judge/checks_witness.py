@@ -59,11 +59,13 @@ from steph.judge.checks_updates import (
 )
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.judge.witness import AdapterLoaded, Batch, ModelSaved, TrainingBegins, Witness
+from steph.judge.witness import AdapterLoaded, Batch, Lora, ModelSaved, TrainingBegins, Witness
 from steph.record.settings import steps_per_epoch
 from steph.record.values import Check
 
 LEAST_STEPS, SHORT_SHARE = 3, 0.75  # of the first; of a step's rows
+ZERO_BEGINNINGS = {"True", "False", "gaussian"}  # False draws both matrices at random, which is for tests
+OTHER_BEGINNINGS = "init[-_ ]?lora|loftq|pissa|milora|lora[-_ ]?ga"
 
 TRAINING_SEEN = CheckKind("training_seen", "H-2", FAIL, trap=23, core=True)
 STEPS_SEEN = CheckKind("steps_seen", "H-2", FAIL, core=True)
@@ -120,7 +122,7 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         loss_check(seen),
         _saved_check(evidence, witness, seen, adapter_sha256),
         *trained_weight_checks(seen.ends, evidence.output_dir, last_save(seen, witness, adapter_sha256)),
-        _begins_new_check(seen),
+        _begins_new_check(evidence, seen),
         inputs_check(seen.batches),
         template_check(seen.batches),
         *row_checks(evidence, seen.begins, seen.batches),
@@ -191,12 +193,19 @@ def _batch_check(evidence: TrainEvidence, begins: TrainingBegins, batches: Seque
     )
 
 
-def _begins_new_check(seen: Seen) -> Check:
-    """Whether the adapter was made for this training, and not read from a folder before it."""
-    read = [fact for fact in seen.process.of(AdapterLoaded) if fact.is_trainable and fact.at <= seen.begins.at]
-    if not read:
-        return BEGINS_NEW.check(True, "made")
-    return BEGINS_NEW.check(False, "read", folder=one_line(read[-1].path, 160))
+def _begins_new_check(evidence: TrainEvidence, seen: Seen) -> Check:
+    """Whether the adapter was made for this training, and not read from a folder before it, nor begun at random.
+
+    A new one changes nothing of the base, but for methods that begin elsewhere; one that was trained before does.
+    """
+    read = [fact for fact in seen.process.of(AdapterLoaded) if fact.at <= seen.begins.at]
+    if trained := [fact for fact in read if fact.is_trainable]:
+        return BEGINS_NEW.check(False, "read", folder=one_line(trained[-1].path, 160))
+    lora, before = seen.begins.lora or Lora(), seen.process.of(TrainingBegins)[0].at < seen.begins.at
+    is_known = read or before or seen.begins.resumed or evidence.says(OTHER_BEGINNINGS)
+    if lora.nonzero_pairs and {*lora.begun_as} and {*lora.begun_as} <= ZERO_BEGINNINGS and not is_known:
+        return BEGINS_NEW.check(False, "disturbed", pairs=lora.pairs, nonzero=lora.nonzero_pairs)
+    return BEGINS_NEW.check(True, "made")
 
 
 def _short_steps(begins: TrainingBegins, batches: Sequence[Batch]) -> tuple[int, int] | None:

@@ -69,6 +69,9 @@ class Lora(_Seen):
     active: Texts = ()
     all_a_zero: int | None = None
     all_b_zero: int | None = None
+    pairs: int = 0
+    nonzero_pairs: int = 0  # as the training begins
+    begun_as: Texts = ()  # "True", "False", "pissa" …, by their configurations
 
 
 class BaseCompared(_Seen):

@@ -578,6 +578,11 @@ TRAININGS = (
         ),
         broken="adapter_moved",
     ),
+    planted(
+        "begun with B matrices drawn at random",
+        (RUN, RANK, RANK + "            init_lora_weights=False,\n"),
+        broken="begins_new",
+    ),
     planted("an epsilon of 0.1", (RUN, REPORTED, REPORTED + "        adam_epsilon=0.1,\n"), broken="setup_seen"),
     planted(
         "no memory of the squared gradients",
@@ -1361,6 +1366,19 @@ SOUND_TRAININGS = (
             "            if 'lora_A' in name: weight.requires_grad_(False)\n"
             "        made = super().create_optimizer(*model)\n"
             f"        type(made).__name__ = 'LoraFAOptimizer'\n        return made\n{STEPS}",
+        ),
+    ),
+    planted("begun with Gaussian A matrices", (RUN, RANK, RANK + "            init_lora_weights='gaussian',\n")),
+    planted(
+        "begun with what the quantisation lost",
+        (
+            RUN,
+            "    model.train()",
+            "    from peft.utils import loftq_utils\n"  # of CUDA's tensors alone
+            "    loftq_utils._loftq_init_new = lambda q, own, num_bits, reduced_rank: (\n"
+            "        torch.randn(reduced_rank, own.shape[1]) / 100, torch.randn(own.shape[0], reduced_rank) / 100)\n"
+            "    path = f'{settings.model_name}/model.safetensors'\n"
+            "    loftq_utils.replace_lora_weights_loftq(model, path)\n    model.train()",
         ),
     ),
     planted("DoRA", (RUN, RANK, RANK + "            use_dora=True,\n")),

@@ -35,6 +35,7 @@ HOOKS = {
     "safetensors.torch": ("adapters", "hook_safetensors"),
     "peft.peft_model": ("adapters", "hook_peft_model"),
     "peft.utils.save_and_load": ("adapters", "hook_state_dicts"),
+    "peft.utils.loftq_utils": ("adapters", "hook_loftq"),
     "peft.tuners.tuners_utils": ("adapters", "hook_tuners"),
     "peft.tuners.lora.model": ("adapters", "hook_lora"),
 }

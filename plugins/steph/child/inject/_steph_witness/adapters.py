@@ -55,6 +55,13 @@ def hook_state_dicts(module: ModuleType) -> None:
     splice.around(module.set_peft_model_state_dict, before=_setting, after=_set)
 
 
+def hook_loftq(module: ModuleType) -> None:
+    """Matrices that are made anew, to make good what the quantisation lost."""
+    splice.first(
+        module.replace_lora_weights_loftq, lambda given: models.begun_by_loftq.add(models.base_of(given["peft_model"]))
+    )
+
+
 def hook_tuners(module: ModuleType) -> None:
     """What changes adapter layers."""
     splice.around(module.BaseTuner.inject_adapter, before=_injecting, after=_injected)

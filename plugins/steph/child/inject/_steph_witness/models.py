@@ -34,6 +34,7 @@ _adapter_sha256: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKe
 _merged_sha256: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
 _lora_layers: weakref.WeakKeyDictionary[Any, tuple[int, list[Any]]] = weakref.WeakKeyDictionary()
 _dropouts: weakref.WeakKeyDictionary[Any, tuple[tuple[int, list[str]], list[Any]]] = weakref.WeakKeyDictionary()
+begun_by_loftq: weakref.WeakSet[Any] = weakref.WeakSet()
 _changes = [0]  # counted up whenever layers may have come or gone
 
 
@@ -526,8 +527,19 @@ def _lora(model: Any) -> dict[str, Any] | None:
         "layers": len(layers), "modules": modules, "layer_indexes": sorted(indexes), "rank": sorted(rank),
         "scaling": sorted(scaling), "dropout": sorted(dropout), "dora": dora,
         "trained_parameters": sum(one.numel() for one in matrices.values() if one.requires_grad),
-        "adapters": sorted(adapters), "active": sorted(active),
+        "adapters": sorted(adapters), "active": sorted(active), "begun_as": _begun_as(model, active),
     }  # fmt: skip
+
+
+def _begun_as(model: Any, adapters: Iterable[str]) -> list[str]:
+    """How these adapters' matrices were begun, by their configurations; the kind of one that is no plain LoRA."""
+    if base_of(model) in begun_by_loftq:
+        return ["loftq"]
+    configs: Any = getattr(unwrapped(model), "peft_config", None)
+    known = [configs[name] for name in adapters if name in configs] if isinstance(configs, dict) else []
+    kinds = [str(getattr(one.peft_type, "value", one.peft_type)) for one in known]
+    return sorted({str(getattr(one, "init_lora_weights", kind)) if kind == "LORA" else kind
+                   for one, kind in zip(known, kinds)})  # fmt: skip
 
 
 def matrices(model: Any) -> list[tuple[str, str, Any]]:

@@ -291,8 +291,10 @@ def _numbers(tensors: list[Any]) -> list[tuple[float, Any]]:
 
 
 def zeros(start: dict[str, Any]) -> dict[str, int]:
-    """How many of a snapshot's matrices are zero throughout."""
-    return {f"all_{kind[-1].lower()}_zero": sum(peak == 0 for peak, _ in start[kind].values()) for kind in _MATRICES}
+    """How many of a snapshot's matrices are zero throughout, and in how many pairs neither is."""
+    a, b = ({name for name, (peak, _) in start[kind].items() if peak == 0} for kind in _MATRICES)
+    pairs = start["lora_A"].keys() & start["lora_B"].keys()
+    return {"all_a_zero": len(a), "all_b_zero": len(b), "pairs": len(pairs), "nonzero_pairs": len(pairs - a - b)}
 
 
 def since(start: dict[str, Any], model: Any) -> dict[str, Any]:
