@@ -31,6 +31,8 @@ WARNINGS = (
     "You are using packing, but the attention implementation is not flash: this may cause cross-contamination",
     "Mismatch between tokenized prompt and the start of tokenized prompt+completion. This may be due to whitespace",
     "A decoder-only architecture is being used, but right-padding was detected! For correct generation results, please",
+    "UserWarning: Input length of input_ids is 431, but `max_length` is set to 20. This can lead to",
+    "This is a friendly reminder - the current text generation call will exceed the model's predefined maximum length",
     "UserWarning: 12 parameters are on the meta device after loading",
     "WARNING: CUDA not available, falling back to CPU",
     "GPU not found, using CPU",
@@ -50,6 +52,11 @@ HARMLESS = (
     "INFO skipping evaluation of the base model, no errors so far",
     "INFO all labels are counted; -100 is the ignore index",
     "INFO size of lora_A: 16 x 2048, no missing keys",
+    "Unsloth: Will smartly offload gradients to save VRAM!",
+    "The model is already on multiple devices. Skipping the move to device specified in `args`.",
+    "Sliding Window Attention is enabled but not implemented for `sdpa`; unexpected results may be encountered.",
+    "UserWarning: Merge lora module to 4-bit linear may get different generations due to rounding errors.",
+    "The tokenizer has new PAD/BOS/EOS tokens that differ from the model config and generation config.",
     "max_steps is given, it will override any value given in num_train_epochs",
 )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import pprint
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,13 @@ FINAL = "{'train_runtime': '9.1', 'train_samples_per_second': '0.9', 'train_loss
         f"(trainer pid=4242) {TRL}",
         f"\x1b[32m2026-11-29 02:03:01\x1b[0m - INFO - {TRL}\x1b[0m",
         f"[02:03:01] INFO     {TRL}   trainer.py:2114",
+        f"2026-11-29T02:03:01.123456789Z stdout F {TRL}",
+        f"trainer-1  | {TRL}",
+        f"2026-11-29 02:03:01.123 | INFO     | __main__:on_log:88 - {TRL}",
+        json.dumps({"event": TRL, "level": "info"}),
+        "\n".join(textwrap.wrap(TRL, 80)),
+        pprint.pformat(ast.literal_eval(TRL), width=40),
+        "[02:03:01] INFO     " + "\n".join(textwrap.wrap(TRL, 60)).replace("\n", "   trainer.py:2114\n" + 20 * " ", 1),
     ],
 )
 def test_a_trainers_line_is_read_behind_what_others_put_before_it(line: str) -> None:

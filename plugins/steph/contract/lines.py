@@ -7,6 +7,7 @@ nothing here raises.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import tomllib
@@ -22,8 +23,12 @@ from steph.base.text import without_ansi
 
 _PAIR = re.compile(r"['\"]([A-Za-z_][\w/.-]{0,60})['\"]:\s*(?:'([^']{0,60})'|\"([^\"]{0,60})\"|([^,'\"{}]{1,60}))")
 # what loggers, launchers and progress bars put before a line ends like a tag or with a level; a bar may follow
-_BEFORE_DICT = r"(?:[^{}]{0,200}?(?:[\]:)>|\-–—]|\b(?:DEBUG|INFO|NOTICE|WARN|WARNING))\s*|\s*)"
+_BEFORE_DICT = r"(?:[^{}]{0,200}?(?:[\]:)>|\-–—]|\b(?:DEBUG|INFO|NOTICE|WARN|WARNING|stdout F|stderr F))\s*|\s*)"
 _DICT = re.compile(rf"^{_BEFORE_DICT}(\{{\s*['\"][A-Za-z_].*\}})\s*(?:\d{{1,3}}%\|.*|[\w./-]{{1,80}}:\d{{1,6}})?$")
+_DICT_BEGINS = re.compile(rf"^{_BEFORE_DICT}\{{\s*['\"][A-Za-z_][^{{}}]{{0,2000}}$")
+_SOURCE = re.compile(r"(?<!\s)\s{2,200}[\w./-]{1,80}:\d{1,6}$")  # rich's, at the first of several lines
+_MOST_PARTS_OF_A_LINE = 12
+_SAID = ("event", "message", "msg")  # what loggers that write JSON call the text
 _WRAPPED = re.compile(r"^(?:(?:np|numpy)\.float\d+|tensor)\(([^()]+)\)?$")
 _GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _REINITIALISED = re.compile(rf"Some weights of \w{{1,200}}(?:{'|'.join(_GENERATING)}) were not initialized from")
@@ -61,10 +66,33 @@ _PART = re.compile(
 
 
 def split_lines(text: str) -> tuple[str, ...]:
-    """Split text at newlines and carriage returns, without ANSI codes and without empty lines."""
+    """Split text at newlines and carriage returns, without ANSI codes and without empty lines.
+
+    A line that a logger wrote as JSON is its text, and a dict that a console wrapped is one line again.
+    """
     plain = without_ansi(text)
-    lines = (line.rstrip() for line in re.split(r"[\r\n]+", plain))
-    return tuple(line[:_LINE_CHARS] for line in lines if line.strip())
+    lines = [_unwrapped(line.rstrip()) for line in re.split(r"[\r\n]+", plain) if line.strip()]
+    found, at = list[str](), 0
+    while at < len(lines):
+        line, at = lines[at], at + 1
+        if "{" in line and "}" not in line and _DICT_BEGINS.match(line):
+            rest = lines[at : at + _MOST_PARTS_OF_A_LINE]
+            end = next((n for n, part in enumerate(rest) if "}" in part or "{" in part), len(rest))
+            if end < len(rest) and "{" not in rest[end]:
+                line, at = " ".join([_SOURCE.sub("", line), *rest[: end + 1]]), at + end + 1
+        found.append(line[:_LINE_CHARS])
+    return tuple(found)
+
+
+def _unwrapped(line: str) -> str:
+    if not line.startswith("{") or not line.endswith("}") or '"loss"' in line or '"train_loss"' in line:
+        return line
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return line
+    texts = [text for key in _SAID if isinstance(text := said.get(key), str)]
+    return texts[0] if texts else line
 
 
 @dataclass(frozen=True)
@@ -183,7 +211,7 @@ def missing_weights_in(text: str) -> str | None:
 
 _LABEL_BEFORE = r"(?:^|[\s\]:|>│┃])"  # a logger's prefix or a table's border may stand before a label
 _LABEL_AFTER = r"\s*(?:[|│┃]\s*)?$"
-_WHOLE_NUMBER = rf"(-?\d{{1,18}}){_LABEL_AFTER}"
+_WHOLE_NUMBER = rf"(-?\d{{1,18}})(?:\s?/\s?\d{{1,18}})?(?:\s?(?:questions?|samples?|items?|rows?|問|件))?{_LABEL_AFTER}"
 
 
 class KeyLine(Enum):
@@ -250,6 +278,8 @@ _KEY_WORD = re.compile(
 )
 _INVOCATION_ERROR = re.compile(r"Error during LLM invocation:?\s*(.*)$")
 _OWN_SETUP = (KeyLine.INITIALIZING, KeyLine.HF_MODEL, KeyLine.LORA_PATH)
+_DRESS = re.compile(r"\*\*|`")  # Markdown's
+_COLON = re.compile(r"(?<=\w)(?:[ \t]{1,40}:[ \t]|：[ \t]?)")
 _BAR = re.compile(r"\d{1,3}%\|?")  # of progress: `Loading weights:  49%|`
 
 
@@ -258,7 +288,7 @@ def parse_evaluation(stdout: str, counted: tuple[int, int] | None = None) -> Eva
 
     None of them has these figures, or nothing is counted: the last one. The set-up is what was printed last above it.
     """
-    lines = split_lines(stdout)
+    lines = tuple(_DRESS.sub("", _COLON.sub(": ", line)) for line in split_lines(stdout))
     blocks = _result_blocks(lines)
     block = next((one for one in reversed(blocks) if counted and one.figures[:2] == counted), None)
     block = block or (blocks[-1] if blocks else _Block(0, len(lines), {}))
@@ -375,6 +405,7 @@ def _accuracy(match: re.Match[str]) -> tuple[float, float]:
     if fraction := re.fullmatch(r"(\d{1,9})/(\d{1,9})", text):
         whole = int(fraction[2])
         return (int(fraction[1]) / whole if whole else math.nan, 0.0)
+    text = re.sub(r"(?<=\d),(?=\d)", ".", text)  # a decimal comma
     value = _number(text)
     if value is None:
         return math.nan, 0.0

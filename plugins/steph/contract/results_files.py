@@ -161,7 +161,7 @@ def read_lawqa(path: Path) -> Results:
             if key not in raw:
                 raise UnreadableError(say("unreadable.no_key", key=key))
         if isinstance(raw["results"], list):
-            raw["results"] = tuple(raw["results"])
+            raw["results"] = tuple(map(_as_usual, raw["results"]))
     try:
         results = Results.model_validate(raw)
     except ValidationError as error:
@@ -180,6 +180,15 @@ def read_lawqa(path: Path) -> Results:
         if "response" not in row.model_fields_set:
             raise UnreadableError(say("unreadable.no_key", key=f"results.{n}.response"))
     return results
+
+
+def _as_usual(row: object) -> object:
+    """A row whose answer was not read, or whose flag is a number, as the published pipeline writes it."""
+    if not isinstance(row, dict):
+        return row
+    answer, flag = row.get("predicted_answer"), row.get("is_correct")
+    known = {"predicted_answer": NO_ANSWER} if answer is None and "predicted_answer" in row else {}
+    return row | known | ({"is_correct": bool(flag)} if type(flag) is int and flag in (0, 1) else {})
 
 
 def tell_the_same(one: Results, other: Results) -> bool:

@@ -89,6 +89,8 @@ TABLE: tuple[LibraryWarning, ...] = (
     _row("accumulation", r"gradient accumulation steps mismatch", "library.accumulation"),
     _row("contamination", r"(?:packing|padding-free).{0,300}cross-contamination", "library.contamination"),
     _row("right-padding", r"right-padding was detected", "library.right_padding"),
+    _row("max_length", r"input length of .{0,40} is \d{1,9}, but `?max_length`? is set to", "library.answer_cut"),
+    _row("maximum length", r"exceed the model's (?:pre-?defined )?maximum length", "library.beyond_model"),
     _row("meta device", r"parameters (?:are|were) (?:still )?on the meta device", "library.meta"),
     _row("CPU", rf"{_TO_CPU}", "library.to_cpu"),
     _row("CPU", r"cpu\s?(?:に|へ)\s?(?:フォールバック|切り替え|切替)", "library.to_cpu"),

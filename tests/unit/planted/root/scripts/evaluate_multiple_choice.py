@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import runpy
 import sys
 import time
@@ -908,6 +909,11 @@ AFTER |= {
         "A decoder-only architecture is being used, but right-padding was detected! For correct generation results, "
         "please set `padding_side='left'` when initializing the tokenizer."
     ),
+    "prompt_beyond_limit": _printed("UserWarning: Input length of input_ids is 431, but `max_length` is set to 20."),
+    "beyond_model": _printed(
+        "This is a friendly reminder - the current text generation call will exceed the model's predefined maximum "
+        "length (2048). Depending on the model, you may observe exceptions, performance degradation, or nothing at all."
+    ),
     "cpu_fallback": _printed("WARNING: CUDA not available, falling back to CPU"),
     "thread_raised": _printed("Exception in thread Thread-1:\n" + TRACEBACK.replace("model.generate", "upload")),
     "traceback_each": _printed(TRACEBACK, times=3),
@@ -1021,6 +1027,10 @@ HARMLESS = (
 )  # fmt: skip
 BEFORE |= {
     **{f"said_{name}": _said(template) for name, template in SAYINGS.items()},
+    "unread_as_null": lambda run: run.rows[1].update(
+        predicted_answer=None, is_correct=False, response="わからない。条文がない。"
+    ),
+    "flags_as_numbers": lambda run: [row.update(is_correct=int(row["is_correct"])) for row in run.rows],
     "upper_case": _upper_case,
     "choices_mapping": _choices(lambda texts: dict(zip("abcd", texts, strict=True))),
     "choices_capital": _choices(lambda texts: "\n".join(f"{'ABCD'[n]}.　{text}" for n, text in enumerate(texts))),
@@ -1048,6 +1058,13 @@ LINES |= {
     "table": lambda lines: [f"│ {line:<60} │" if ": " in line and "/" not in line else line for line in lines],
     "colours": lambda lines: [f"\x1b[32m{line}\x1b[0m" for line in lines],
     "crlf": lambda lines: [f"{line}\r" for line in lines],
+    "accuracy_comma": _replaced("Accuracy:", "Accuracy : 33,33 %"),
+    "total_with_words": _replaced("Total Samples:", "Total Samples: 3 questions"),
+    "total_of_all": _replaced("Total Samples:", "Total Samples: 3/3"),
+    "markdown": lambda lines: [re.sub(r"^([^:/]+):(?= |$)", r"**\1:**", line) for line in lines],
+    "wide_colons": lambda lines: [line.replace(": ", "：") for line in lines],
+    "json_logged": lambda lines: [json.dumps({"event": line, "level": "info"}) for line in lines],
+    "cluster_prefix": lambda lines: [f"2026-11-29T12:00:00.123456789Z stdout F {line}" for line in lines],
     "accuracy_fraction": _replaced("Accuracy:", "Accuracy: 0.3333 (1/3)"),
     "accuracy_rounded": _replaced("Accuracy:", "Accuracy: 33.3%"),
     "rag_lower": _replaced("RAG Mode:", "RAG Mode: disabled"),
