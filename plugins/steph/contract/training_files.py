@@ -40,7 +40,9 @@ class TrainerState:
     tokens_seen: int | None = None
     epoch: float | None = None
     train_batch_size: int | None = None
+    validations: tuple[Metrics, ...] = ()  # the entries with figures of rows that are not trained
     best_folder: str | None = None  # the name of the checkpoint that the Trainer calls its best
+    best_metric: float | None = None  # its figure
     fresh: bool = False
     stale_folders: tuple[str, ...] = ()
     final: Metrics | None = None  # the entry of `log_history` with the whole run's figures
@@ -96,6 +98,7 @@ def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, .
     done = int(raw["global_step"])
     seen, steps, listed = raw.get("num_input_tokens_seen"), raw.get("max_steps"), raw.get("log_history")
     epoch, batch, best = (raw.get(key) for key in ("epoch", "train_batch_size", "best_model_checkpoint"))
+    figure = raw.get("best_metric")
     history = [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
     entries = [
         Metrics(tuple((str(key), _as_float(value)) for key, value in entry.items() if type(value) in (int, float)))
@@ -112,7 +115,9 @@ def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, .
         tokens_seen=seen if type(seen) is int and 0 < seen < MOST_TOKENS else None,
         epoch=float(epoch) if isinstance(epoch, int | float) and 0 <= epoch < MOST_EPOCHS else None,
         train_batch_size=batch if type(batch) is int else None,
+        validations=tuple(metrics for metrics in entries if metrics.get("loss") is None),
         best_folder=Path(best).name if isinstance(best, str) else None,
+        best_metric=_as_float(figure) if isinstance(figure, int | float) else None,
         fresh=fresh,
         stale_folders=stale,
         final=next((m for m in reversed(entries) if m.get("train_runtime") is not None), None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, median
@@ -10,6 +11,8 @@ from typing import TypeAlias
 
 from steph.base.messages import Message, say
 from steph.base.terms import Severity
+from steph.base.text import one_line
+from steph.contract.training_files import TrainerState
 from steph.judge.evidence import Trained
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind
 from steph.judge.witness import TrainingBegins, TrainingEnds
@@ -38,6 +41,7 @@ LOSS_ROUNDED = CheckKind("loss_rounded", "H-2", WARN, optional=True)
 LOSS_LOWER = CheckKind("loss_lower", "H-2", WARN, quality=True, optional=True)
 LOSS_LOGGED = CheckKind("loss_logged", "H-2", INFO, trap=13, optional=True)
 LOSSES_AGREE = CheckKind("losses_agree", "H-2", WARN, optional=True)
+VALIDATION_SOUND = CheckKind("validation_sound", "H-2", WARN, optional=True)
 LOSS = (LOSS_FINITE, LOSS_ROUNDED, LOSS_LOWER, LOSS_LOGGED, LOSSES_AGREE)
 GRADIENT_FLOWS = CheckKind("gradient_flows", "H-2", FAIL, optional=True)
 GRAD_NORM_FINITE = CheckKind("grad_norm_finite", "H-2", WARN, optional=True)
@@ -47,6 +51,10 @@ LOSS_PLAUSIBLE = CheckKind("loss_plausible", "H-2", WARN, optional=True)
 LOSS_BELOW_CHANCE = CheckKind("loss_below_chance", "H-2", WARN, optional=True)
 TRAINED_ONCE = CheckKind("trained_once", "H-2", WARN, optional=True)
 
+_VALIDATION_LOSS = re.compile(r"^(?:eval|val|valid|validation|test|dev)\w{0,40}(?:loss|perplexity)$", re.I)
+_SHARE_OF_RIGHT = re.compile(
+    r"^(?:eval|val|valid|validation|test|dev)\w{0,40}(?:accuracy|acc|f1|bleu|rouge\w{0,4}|exact_match)$", re.I
+)
 _Judged: TypeAlias = tuple[bool, Message, Severity | None]  # whether it holds, and how hard it is where it does not
 
 
@@ -62,7 +70,30 @@ def loss_checks(trained: Trained) -> tuple[Check, ...]:
     logged = LOSS_LOGGED.check(None, "no_state")
     if state.fresh and state.problem is None:
         logged = LOSS_LOGGED.check(bool(state.losses), "counted", losses=len(state.losses))
-    return (*_finite_checks(trained, printed), lower, logged, _agreement_check(trained, printed))
+    validation = _validation_check(trained)
+    return (*_finite_checks(trained, printed), lower, logged, _agreement_check(trained, printed), validation)
+
+
+def _validation_check(trained: Trained) -> Check:
+    """Losses of held-out rows are numbers, and the checkpoint that is called the best has the best figure of all."""
+    state = trained.state if trained.state.fresh else TrainerState()
+    entries = [dict(one.values) for one in (*state.validations, *trained.log.metrics)]
+    losses = [value for one in entries for name, value in one.items() if _VALIDATION_LOSS.search(name)]
+    if not losses:
+        return VALIDATION_SOUND.check(None, "none")
+    bad = [value for value in losses if not math.isfinite(value) or value <= 0]
+    if bad:
+        return VALIDATION_SOUND.check(False, "bad", losses=len(losses), bad=len(bad), example=bad[0])
+    best = state.best_metric if state.best_folder else None
+    for name in {name for one in entries for name in one}:
+        figures = [one[name] for one in entries if name in one and math.isfinite(one[name])]
+        is_loss, is_share = _VALIDATION_LOSS.search(name), _SHARE_OF_RIGHT.search(name)
+        if best is None or best not in figures or not (is_loss or is_share):
+            continue
+        better = min(figures) if is_loss else max(figures)
+        if abs(better - best) > PRINTED_TOLERANCE * abs(best):
+            return VALIDATION_SOUND.check(False, "not_best", name=one_line(name, 40), best=best, better=better)
+    return VALIDATION_SOUND.check(True, "sound", losses=len(losses))
 
 
 def _finite_checks(trained: Trained, printed: tuple[float, ...]) -> tuple[Check, Check]:

@@ -423,6 +423,7 @@ BEFORE: dict[str, dict[str, object]] = {
     "bars_between": {"shown_as": ("\r 40%|████      | 4/10 [00:03<00:05]\r" + " " * 40 + "\r{line}",)},
     "bar_glued": {"shown_as": (" 40%|████      | 4/10 [00:03<00:05,  1.2it/s]{line}",)},
     "evaluated_between": {"shown_as": ("{line}", "{'eval_loss': '1.2', 'eval_runtime': '0.5', 'epoch': '0.5'}")},
+    "validated_without_labels": {"shown_as": ("{line}", "{'eval_loss': 'nan', 'eval_runtime': '0.5', 'epoch': '0.5'}")},
     "debug_between": {"shown_as": ("DEBUG \ufffd\ufffd" + "x" * 90, "{line}")},
 }  # fmt: skip
 
@@ -656,6 +657,17 @@ def _linked_to_old(run: Run, *, touched: bool) -> None:
     run.folder.symlink_to(old)
 
 
+def _validated(run: Run, figures: tuple[float, ...], best: float, name: str = "eval_loss") -> None:
+    """Losses of held-out rows in the history, and one of the figures as the best."""
+    path = _checkpoint(run) / "trainer_state.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    state["log_history"] += [
+        {"eval_loss": 1.0 + n / 100, name: figure, "epoch": 0.3 * n, "step": n} for n, figure in enumerate(figures, 1)
+    ]
+    state |= {"best_metric": best, "best_model_checkpoint": str(_checkpoint(run).resolve())}
+    path.write_text(json.dumps(state), encoding="utf-8")
+
+
 def _best_loaded(run: Run) -> None:
     """`load_best_model_at_end`: the weights of step 5 are the best ones and are saved at the end."""
     best, last = run.folder / "checkpoint-5", _checkpoint(run)
@@ -744,6 +756,9 @@ AFTER: dict[str, Callable[[Run], object]] = {
     "output_linked_to_old": lambda run: _linked_to_old(run, touched=False),
     "output_linked_and_touched": lambda run: _linked_to_old(run, touched=True),
     "best_loaded": _best_loaded,
+    "worst_called_best": lambda run: _validated(run, (1.2, 1.1, 1.3), 1.3),
+    "least_accurate_called_best": lambda run: _validated(run, (0.5, 0.7, 0.4), 0.4, "eval_accuracy"),
+    "lowest_called_best": lambda run: _validated(run, (1.2, 1.1, 1.3), 1.1),
     "bf16_at_the_end": _bf16_at_the_end,
     "copied_from_checkpoint": _copied_from_checkpoint,
     "side_files": _side_files,
