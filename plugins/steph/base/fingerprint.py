@@ -10,6 +10,7 @@ import hashlib
 import sys
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 SHINGLE_CHARS = 12
@@ -42,6 +43,9 @@ def fingerprints(text: str) -> tuple[str, ...]:
     is_there = numpy is not None and not getattr(numpy.__spec__, "_initializing", False)
     kept = _kept_by(numpy, plain) if is_there else _kept(plain)
     return tuple(f"{one:08x}" for one in dict.fromkeys(kept))
+
+
+cached_fingerprints = lru_cache(maxsize=1024)(fingerprints)  # for the judge's many looks; a long prompt's take 50 KB
 
 
 def holds(container: Iterable[str], text: str) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
+from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import normal_form, text_hash
 from steph.base.messages import say
 from steph.base.text import one_line
@@ -55,7 +56,6 @@ from steph.judge.checks_trained_use import (
 )
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
-from steph.judge.prints import fingerprints
 from steph.judge.reading import LETTERS
 from steph.judge.witness import Generation, ModelLoaded, Raised, Witness
 from steph.record.values import Check

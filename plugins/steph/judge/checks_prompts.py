@@ -17,13 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from steph.base.files import UnreadableError
+from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import normal_form
 from steph.base.messages import Message, say
 from steph.contract.questions import Question, choices_of, frame_agrees, plain_label, question_key, samples_of
 from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
-from steph.judge.prints import fingerprints
 from steph.judge.reading import LETTERS, stated_labels
 from steph.record.values import Check
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import chain, islice, pairwise
 
+from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import normal_form
 from steph.base.messages import say
 from steph.contract.questions import (
@@ -39,7 +40,6 @@ from steph.contract.rows import TrainingRow, training_rows_in
 from steph.judge.checks_prompts import given_away
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
-from steph.judge.prints import fingerprints
 from steph.judge.reading import bare, strict_letter
 from steph.record.values import Check
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import median
 
 from steph.base.files import json_rows
+from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import normal_form, text_hash
 from steph.base.messages import Message, say
 from steph.contract.rows import RowFormat, training_row
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
-from steph.judge.prints import fingerprints
 from steph.judge.witness import Batch, TrainingBegins
 from steph.record.values import Check
 

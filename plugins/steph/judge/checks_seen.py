@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from steph.base.files import UnreadableError, matrix_numbers
+from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import normal_form, text_hash
 from steph.base.messages import Message, say
 from steph.base.terms import Severity
@@ -18,7 +19,6 @@ from steph.contract.results import Row
 from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
 from steph.judge.checks_adapter import adapter_config_or_empty
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures
-from steph.judge.prints import fingerprints
 from steph.judge.witness import BaseCompared, Batch, Generation, Matrices, ModelSaved, OwnCode, TrainingEnds
 from steph.record.values import Check
 
