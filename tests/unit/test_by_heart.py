@@ -12,19 +12,22 @@ from steph.base.messages import speaking
 from steph.base.terms import ExtendedId, Severity, StageId, Verdict
 from steph.conduct import extended
 from steph.contract.results import Row
-from steph.judge.checks_extended import loss_low_check, output_only_check, remembered_check, unknown_check
-from steph.judge.checks_setup import Seen
-from steph.judge.witness import Batch, Process, TrainingBegins
-from steph.plan.by_heart import (
+from steph.judge.checks_extended import (
     LETTERS,
     QUESTIONS,
     NoExampleError,
     draw,
+    loss_low_check,
+    output_only_check,
     questions_like,
+    remembered_check,
     rows_like,
     settings_by_heart,
     teaches,
+    unknown_check,
 )
+from steph.judge.checks_setup import Seen
+from steph.judge.witness import Batch, Process, TrainingBegins
 from steph.record.settings import TrainSettings, steps_due
 from steph.run.inputs import InputError
 from suite_runs import Bench, make_bench

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from steph.base.files import Tensor
 from steph.judge.checks_adapter import key_checks
-from steph.judge.folders import BaseModel, has_random_weights, layer_of, read_base
+from steph.judge.evidence import BaseModel, has_random_weights, layer_of, read_base
 from steph.record.values import Check
 
 LINEAR = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")

@@ -26,8 +26,7 @@ from steph.judge.checks_adapter import ADAPTER_FINITE
 from steph.judge.checks_evaluation import LINE_BACKEND
 from steph.judge.checks_process import EXIT_ZERO
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
-from steph.judge.evidence import TrainEvidence
-from steph.judge.folders import names_model, same_model, same_path
+from steph.judge.evidence import TrainEvidence, names_model, same_model, same_path
 from steph.judge.verdict import checks_verdict
 from steph.record.settings import TrainSettings, steps_due, steps_in
 from steph.record.values import Attempt, Check

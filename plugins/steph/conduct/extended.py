@@ -31,10 +31,18 @@ from steph.contract.questions import samples_of
 from steph.contract.results import Row
 from steph.contract.results_files import read_lawqa
 from steph.judge.checks_extended import (
+    QUESTIONS,
+    NoExampleError,
+    Secret,
     cot_rows_check,
+    draw,
     loss_low_check,
     output_only_check,
+    questions_like,
     remembered_check,
+    rows_like,
+    settings_by_heart,
+    teaches,
     unknown_check,
     unquantised_check,
 )
@@ -43,16 +51,6 @@ from steph.judge.checks_process import process_checks
 from steph.judge.checks_setup import training_in
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
-from steph.plan.by_heart import (
-    QUESTIONS,
-    NoExampleError,
-    Secret,
-    draw,
-    questions_like,
-    rows_like,
-    settings_by_heart,
-    teaches,
-)
 from steph.record.settings import DataFile, TrainSettings
 from steph.record.values import Attempt, Check, ModelChoice, Record, StageResult
 from steph.run import inputs

@@ -35,8 +35,7 @@ from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_N
 from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_process import machine_checks
 from steph.judge.checks_training import judge_training
-from steph.judge.evidence import EvalEvidence, TrainEvidence
-from steph.judge.folders import has_random_weights
+from steph.judge.evidence import EvalEvidence, TrainEvidence, has_random_weights
 from steph.judge.verdict import Outcome
 from steph.judge.witness import read_witness
 from steph.record.events import DataRead, RungSkipped

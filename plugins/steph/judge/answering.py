@@ -13,8 +13,7 @@ from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import holds, normal_form, text_hash
 from steph.contract.results import Row
 from steph.judge.checks_prompts import asked_share
-from steph.judge.evidence import EvalEvidence
-from steph.judge.folders import same_path
+from steph.judge.evidence import EvalEvidence, same_path
 from steph.judge.witness import Generation, Scoring, StateFact, TrainingBegins, Witness
 
 Call = Generation | Scoring

@@ -19,7 +19,6 @@ from steph.judge import (
     checks_text,
     checks_trained_use,
     checks_training,
-    checks_updates,
     checks_witness,
 )
 from steph.judge.kinds import CheckKind
@@ -27,7 +26,7 @@ from steph.judge.kinds import CheckKind
 # a module comes before those that take rows from it, so that the page of checks does not depend on imports
 _MODULES = (
     *(checks_process, checks_adapter, checks_progress, checks_figures, checks_training),
-    *(checks_seen, checks_setup, checks_updates, checks_rows, checks_row_answers, checks_witness),
+    *(checks_seen, checks_setup, checks_rows, checks_row_answers, checks_witness),
     *(checks_trained_use, checks_answers, checks_evaluation, checks_prompts, checks_results, checks_text),
     checks_extended,
 )

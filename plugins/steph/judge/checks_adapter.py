@@ -12,7 +12,7 @@ from steph.base.files import Scan, Tensor, UnreadableError, read_header, read_js
 from steph.base.messages import Message, say, words_of
 from steph.base.text import one_line
 from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, STATE_NAME, TrainerState
-from steph.judge.folders import BaseModel, layer_of, same_model
+from steph.judge.evidence import BaseModel, layer_of, same_model
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.record.settings import TrainSettings
 from steph.record.values import Check

@@ -12,8 +12,7 @@ from typing import Literal
 
 from steph.base.messages import Message, say
 from steph.base.text import one_line
-from steph.judge.evidence import TrainEvidence
-from steph.judge.folders import same_model
+from steph.judge.evidence import TrainEvidence, same_model
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.witness import (
     Batch,

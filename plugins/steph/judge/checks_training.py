@@ -32,8 +32,7 @@ from steph.judge.checks_row_answers import file_checks
 from steph.judge.checks_seen import is_mean
 from steph.judge.checks_setup import has_packed_batches, last_save, training_in
 from steph.judge.checks_witness import witnessed_training_checks
-from steph.judge.evidence import Trained, TrainEvidence
-from steph.judge.folders import artifacts_under, read_base
+from steph.judge.evidence import Trained, TrainEvidence, artifacts_under, read_base
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs, lacking_in_training, without_inapplicable
 from steph.judge.witness import TrainingEnds
 from steph.record.settings import steps_due, steps_in, steps_per_epoch

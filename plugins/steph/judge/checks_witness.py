@@ -1,7 +1,7 @@
-"""Checks of a training by what was seen in its own process: the core of H-2. Pure but for the training file's rows.
+"""Checks of a training by what was seen in its own process: its steps, what they changed, its inputs. The core of H-2.
 
-Printed words are not asked here. What no witness could see is unmeasured, with the reason; a hook that took itself off
-makes unmeasured what it would have seen.
+Pure but for the training file's rows. Printed words are not asked here. What no witness could see is unmeasured, with
+the reason; a hook that took itself off makes unmeasured what it would have seen.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from steph.base.messages import say
+from steph.base.messages import Message, say
 from steph.base.text import one_line
 from steph.base.units import MISSING
+from steph.judge.checks_figures import SCALE_TOLERANCE, scaled_loss
 from steph.judge.checks_rows import row_checks
 from steph.judge.checks_seen import (
     BASE_UNCHANGED,
@@ -23,6 +25,7 @@ from steph.judge.checks_seen import (
     SAVED_AS_TRAINED,
     TEMPLATE_ONCE,
     inputs_check,
+    is_even,
     template_check,
     trained_weight_checks,
 )
@@ -48,20 +51,185 @@ from steph.judge.checks_setup import (
     training_in,
     why_unseen,
 )
-from steph.judge.checks_updates import (
-    ADAPTER_MOVED,
-    LOSS_AS_COMPUTED,
-    MOST_LOST_SHARE,
-    UPDATES_SEEN,
-    loss_check,
-    moved_check,
-    updates_check,
-)
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
-from steph.judge.witness import AdapterLoaded, Batch, Lora, ModelSaved, TrainingBegins, Witness
+from steph.judge.witness import AdapterLoaded, Batch, Lora, ModelSaved, Moved, TrainingBegins, TrainingEnds, Witness
 from steph.record.settings import steps_per_epoch
 from steph.record.values import Check
+
+LEAST_PATH_SHARE = 0.02  # of the summed learning rates: an adaptive optimizer moves a weight by up to one rate a step
+LEAST_MOVING_STEPS = 3  # B begins at zero, so that A has no gradient in the first one
+LEAST_LOGGED = 3  # steps; of fewer, the one rate that is zero may be the warm-up's or the last one's
+MOST_LOST_SHARE = 0.5  # of the steps after the first, without a rate or with a gradient that is no number
+MOST_SKIPPED_SHARE = 0.2  # of the optimizer's steps; fp16 skips one or two while it looks for its scale
+LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of the larger one; what is cut in a log
+LEAST_LOST_STEPS, MANY_LOST = 2, 7  # steps; micro-batches of one step
+LEAST_LEFT = 2  # steps that began with a gradient
+LEAST_TOUCHED = 2  # times that matrices changed between two steps
+MOST_SHRUNK = 0.5  # of A: training changes its numbers and hardly ever makes them smaller
+ADAPTER_MOVED = CheckKind("adapter_moved", "H-2", FAIL, core=True)
+UPDATES_SEEN = CheckKind("updates_seen", "H-2", FAIL, trap=25, optional=True)
+LOSS_AS_COMPUTED = CheckKind("loss_as_computed", "H-2", WARN, optional=True)
+
+
+def moved_check(evidence: TrainEvidence, seen: Seen) -> Check:
+    ends, lora = seen.ends, seen.begins.lora
+    if ends is None or ends.lora_b is None or not ends.lora_b.total:
+        return ADAPTER_MOVED.check(None, "no_lora" if lora is None else "none")
+    b, a = ends.lora_b, ends.lora_a or Moved()
+    moved = say("check.adapter_moved.moved", b=b.total, moved_b=b.moved, a=a.total, moved_a=a.moved)
+    if ends.optimizer_steps == 0 and not b.moved:
+        return ADAPTER_MOVED.check(False, "not_optimised", moved=moved)
+    if b.moved * 2 <= b.total or b.zero >= b.total:
+        return ADAPTER_MOVED.check(False, moved)
+    if is_even(ends.matrices) and (ends.steps or 0) > 1:
+        return ADAPTER_MOVED.check(False, "even", moved=moved, severity=WARN)
+    if (trouble := _trouble_with_a(evidence, seen, ends, a)) is not None:
+        return ADAPTER_MOVED.check(False, "trouble_with_a", moved=moved, trouble=trouble, severity=WARN)
+    rates = [line.learning_rate for line in seen.logged if line.learning_rate]
+    if b.max_abs is not None and len(rates) >= LEAST_LOGGED and ends.steps:
+        path = ends.steps * sum(rates) / len(rates)
+        if b.max_abs < LEAST_PATH_SHARE * path:
+            return ADAPTER_MOVED.check(False, "little", moved=moved, most=b.max_abs, rates=path, severity=WARN)
+    return ADAPTER_MOVED.check(True, moved)
+
+
+def _trouble_with_a(evidence: TrainEvidence, seen: Seen, ends: TrainingEnds, a: Moved) -> Message | None:
+    """What is to be said of A matrices that stood still, which LoRA-FA means to do, or that shrank away."""
+    is_meant = evidence.says("lora[-_ ]?fa") or "lorafa" in (seen.begins.optimizer or "").lower()
+    rates = [line.learning_rate for line in seen.logged if line.learning_rate is not None]
+    steps = ends.optimizer_steps or ends.steps or 0
+    steps = min(steps, sum(rate > 0 for rate in rates)) if rates else steps  # without a rate nothing moves
+    if a.total and 2 * a.moved <= a.total and steps >= LEAST_MOVING_STEPS and not is_meant:
+        return say("witness.a_not_trained")
+    if a.kept is not None and a.kept < MOST_SHRUNK:
+        return say("witness.a_shrank", kept=a.kept)
+    return None
+
+
+def updates_check(seen: Seen) -> Check:
+    """Steps that taught nothing: without a rate or gradient, with one that is no number, or skipped by the scaler."""
+    rates = [line.learning_rate for line in seen.logged if line.learning_rate is not None]
+    norms = [line.grad_norm for line in seen.logged if line.grad_norm is not None]
+    troubles: list[tuple[str, float]] = []  # an id, and the share of the steps that it concerns
+    if len(rates) >= LEAST_LOGGED:
+        later = rates[1:-1] if rates[-1] == 0 and any(rates[1:-1]) else rates[1:]
+        troubles.append(("no_rate", sum(rate == 0 for rate in later) / len(later)))
+    if len(norms) >= LEAST_LOGGED:
+        later = norms[1:]
+        troubles.append(("no_gradient", sum(norm == 0 for norm in later) / len(later)))
+        troubles.append(("no_number", sum(not math.isfinite(norm) for norm in later) / len(later)))
+    ends = seen.ends
+    if ends and not rates and ends.rateless_steps is not None and (ends.steps or 0) > LEAST_LOGGED:
+        # a warm-up may begin at zero
+        troubles.append(("no_rate", max(0, ends.rateless_steps - 1) / ((ends.steps or 0) - 1)))
+    if ends and ends.steps and ends.optimizer_steps and ends.optimizer_steps < ends.steps:
+        share = 1 - ends.optimizer_steps / ends.steps
+        troubles.append(("skipped", share if ends.steps - ends.optimizer_steps > 2 else 0.0))
+    if ends and ends.bare_forwards and ends.steps:
+        whole = max(ends.bare_forwards + (ends.forwards or 0), ends.steps * (seen.begins.accumulation or 1))
+        share = ends.bare_forwards / whole
+        troubles.append(("bare", share))
+    lost, left, forgotten = _lost_gradients(seen), _left_gradients(seen), _forgotten(ends)
+    if not any((troubles, lost, left, forgotten, _touched(ends))):
+        return UPDATES_SEEN.check(None, "none")
+    wrong = [
+        (what, share)
+        for what, share in troubles
+        if share > (MOST_SKIPPED_SHARE if what in ("skipped", "bare") else MOST_LOST_SHARE)
+    ]
+    shares = [say(f"check.updates_seen.{what}", percent=100 * share) for what, share in wrong]
+    touched = _touched(ends)
+    told = [*shares, *filter(None, (lost, left, forgotten, touched))]
+    if not told:
+        return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)) or (ends and ends.steps) or 0)
+    dead = (bool(lost) and seen.begins.source == "trainer") or any(
+        share > MOST_LOST_SHARE if what == "skipped" else share == 1 and what != "no_number" for what, share in wrong
+    )
+    return UPDATES_SEEN.check(False, "wrong", troubles=told, severity=None if dead else WARN)
+
+
+def _forgotten(ends: TrainingEnds | None) -> Message | None:
+    """What is to be said where an optimizer that stepped all the time knows of fewer than half of its steps."""
+    if ends is None or ends.optimizer_age is None or 2 * ends.optimizer_age[1] >= ends.optimizer_age[0]:
+        return None
+    count, age = ends.optimizer_age
+    return say("check.updates_seen.forgotten", steps=count, own=age)
+
+
+def _touched(ends: TrainingEnds | None) -> Message | None:
+    """Something of the program's own that changes the matrices again and again; a single time may load an adapter."""
+    if ends is None or not ends.gaps or (ends.touched_between or 0) < LEAST_TOUCHED:
+        return None
+    return say("check.updates_seen.touched", gaps=ends.gaps, touched=ends.touched_between or 0)
+
+
+def _lost_gradients(seen: Seen) -> Message | None:
+    """What is to be said where each micro-batch finds no gradient of the one before it in the same step."""
+    if seen.begins.source == "loop":
+        return _lost_in_loop(seen.batches)
+    accumulation = seen.begins.accumulation or 1
+    counts = Counter(batch.step for batch in seen.batches)
+    if seen.begins.source != "trainer" or None in counts or max(counts.values(), default=0) > accumulation:
+        return None
+    later = [batch.gradient for before, batch in pairwise(seen.batches) if before.step == batch.step]
+    if not later or any(gradient is None or gradient != 0 for gradient in later):
+        return None
+    return say("check.updates_seen.not_accumulated")
+
+
+def _left_gradients(seen: Seen) -> Message | None:
+    """What is to be said where each step of the Trainer, which clears them after a step, finds the gradients before it.
+
+    A loop may clear them only after its forward pass.
+    """
+    firsts = [
+        now.gradient
+        for before, now in pairwise(seen.batches)
+        if before.step is not None and now.step is not None and now.step > before.step
+    ]
+    if seen.begins.source != "trainer" or len(firsts) < LEAST_LEFT or not all(firsts):
+        return None
+    return say("check.updates_seen.not_cleared")
+
+
+def _lost_in_loop(batches: Sequence[Batch]) -> Message | None:
+    """The same of a loop, which says nothing of its micro-batches: other rows, learnt from, and no gradient is left.
+
+    The same rows again are a method (SAM); in one step alone it may be fp16 that looks for its scale.
+    """
+    later = [
+        (now.step, now.gradient)
+        for before, now in pairwise(batches)
+        if before.step == now.step and now.backwards and now.row_hashes != before.row_hashes
+    ]
+    is_often = len({step for step, _ in later}) >= LEAST_LOST_STEPS or len(later) >= MANY_LOST
+    return say("check.updates_seen.not_accumulated") if is_often and all(size == 0 for _, size in later) else None
+
+
+def loss_check(seen: Seen) -> Check:
+    """The losses that were logged are what the Trainer's own steps gave, on one process and step by step."""
+    logged = {line.step: line.loss for line in seen.logged if line.step is not None and line.loss is not None}
+    given = seen.ends.first_losses if seen.ends else {}
+    accumulation = seen.begins.accumulation
+    pairs = [
+        (sum(losses), float(logged[done + 1] or 0.0))
+        for done, losses in given.items()
+        if len(losses) == accumulation and done + 1 in logged and (done in logged or not done)
+    ]
+    pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    if len(pairs) < LEAST_LOSSES or (seen.begins.world_size or 1) > 1:
+        return LOSS_AS_COMPUTED.check(None, "none")
+    wrong = [pair for pair in pairs if abs(pair[0] - pair[1]) > LOSS_TOLERANCE * max(map(abs, pair)) + LOSS_ROUNDING]
+    own, told = wrong[0] if wrong else pairs[0]
+    holds = 2 * len(wrong) <= len(pairs)
+    if holds and (scaled := scaled_loss(seen.begins, seen.ends)) is not None:
+        factor, is_mean = scaled
+        if is_mean and abs(factor - 1) <= SCALE_TOLERANCE:
+            return LOSS_AS_COMPUTED.check(False, "undivided", accumulation=accumulation)
+        return LOSS_AS_COMPUTED.check(False, "scaled", factor=factor)
+    return LOSS_AS_COMPUTED.check(holds, "compared", steps=len(pairs), different=len(wrong), computed=own, logged=told)
+
 
 LEAST_STEPS, SHORT_SHARE = 3, 0.75  # of the first; of a step's rows
 ZERO_BEGINNINGS = {"True", "False", "gaussian"}  # False draws both matrices at random, which is for tests
