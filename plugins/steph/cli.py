@@ -91,7 +91,7 @@ def diagnose(
 ) -> None:
     """Say why a training or evaluation run failed, from its log: text, a notebook, JSON lines, also gzipped."""
     from steph.base.messages import phrase
-    from steph.diagnose.command import run_diagnose
+    from steph.diagnose.engine import run_diagnose
 
     try:
         found = run_diagnose(Path(logfile), returncode, as_json)
@@ -494,7 +494,7 @@ def find_pair(runs: Path, a: str | None, b: str | None) -> tuple[Path, Path]:
 def find_record(runs: Path, run: str | None) -> Path:
     """The folder of a record by id, by folder, or the newest; raises JournalError where there is none."""
     from steph.base.messages import say
-    from steph.installed import suite_command
+    from steph.pytest_options import suite_command
     from steph.run.journal import JournalError, record_folders
 
     if run is not None:

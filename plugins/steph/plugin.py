@@ -21,7 +21,7 @@ from steph import quiet_start
 if any("steph" in word for word in sys.argv[1:]):  # somebody else's sessions are left as they are
     quiet_start.begin()
 
-from steph import installed
+from steph import pytest_options
 from steph.base.text import make_printable
 from steph.pytest_options import add_options, keep_values_out, options_and_profile, refused, session_command
 
@@ -281,7 +281,7 @@ def _open(config: pytest.Config, options: Options, profile: Profile, stages: tup
         held.enter_context(driver().kept_open())
         config.add_cleanup(held.close)
     console = Console(_writer(config), sys.stdout.isatty())
-    installed.furnish(config, options.pipeline_root, console.line)
+    pytest_options.furnish(config, options.pipeline_root, console.line)
     setup = prepare(options, profile, stages)
     config.stash[SESSION] = StageSession(setup, stages, session_command(config), console)
 

@@ -6,6 +6,9 @@ pytest looks for its root folder and its ini file before it loads any plugin. Un
 and takes the `out` of `--steph-report out` for a path to collect tests from. Where `out` exists, pytest reads the
 configuration of that folder, and not that of the folder it was started in. `--steph-report=out` is one word and can't
 be misread. So where a value has led pytest elsewhere, pytest is started once more, with `=` in place of the space.
+
+In an installed wheel it finds the acceptance tests and the reference pipeline, and copies the pipeline to work in; a
+clone has both as folders of its own. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -22,12 +25,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from steph import installed
 from steph.plan import options as rows
 from steph.plan.options import OPTIONS, REPLACED, Option, OptionError, Options, parse_language, parse_size
 
 if TYPE_CHECKING:
     from steph.plan.settings import Profile
+
+import filecmp
+import shutil
+import tempfile
+from collections.abc import Callable
+
+from steph import __version__
 
 _SHOWN_CHARS = 60  # of a value that is too long for any disk
 _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -62,7 +71,7 @@ def options_and_profile(config: pytest.Config) -> tuple[Options, Profile]:
         language = parse_language(word, where)
     try:
         options = resolve_options(config)
-        path = profile_path(options.profile, installed.defaults_folder(config))
+        path = profile_path(options.profile, defaults_folder(config))
         language = language or language_in(path)
         return options, load_profile(path)
     except OSError as error:
@@ -119,7 +128,7 @@ def _given(config: pytest.Config, option: Option) -> tuple[str, Path, str]:
     ):
         if found:
             return str(found), near, where
-    return installed.default(config, option.name, option.default), installed.defaults_folder(config), variable
+    return default(config, option.name, option.default), defaults_folder(config), variable
 
 
 def _place(config: pytest.Config, option: Option) -> str:
@@ -153,7 +162,7 @@ def session_command(config: pytest.Config) -> tuple[str, ...]:
     in another folder: the last mention counts. `--pyargs` says that the tests are those of an installed suite.
     """
     arguments = tuple(map(str, config.invocation_params.args))
-    pyargs = ("--pyargs",) if installed.is_in_use(config) and "--pyargs" not in arguments else ()
+    pyargs = ("--pyargs",) if is_in_use(config) and "--pyargs" not in arguments else ()
     unsaid = []
     for option in OPTIONS:
         (value, near, _), name = _given(config, option), option.flag
@@ -162,7 +171,7 @@ def session_command(config: pytest.Config) -> tuple[str, ...]:
             unsaid += [name] if value.lower() in _ON and not is_said else []
         elif near != config.rootpath and _place(config, option) != value:
             unsaid.append(f"{name}={_place(config, option)}")
-        elif not is_said and value != installed.default(config, option.name, option.default):
+        elif not is_said and value != default(config, option.name, option.default):
             unsaid.append(f"{name}={value}")
     return ("pytest", *arguments, *pyargs, *unsaid)
 
@@ -263,3 +272,66 @@ def _spread(words: Iterable[str]) -> Iterator[str]:
         except (OSError, ValueError):
             lines = None
         yield from [word] if lines is None else _spread(lines)
+
+
+CARRIED_PIPELINE = Path(__file__).parent / "pipeline"
+COPY_NAME = "steph-pipeline"
+
+
+def is_installed() -> bool:
+    """Whether this is the package of a wheel."""
+    return CARRIED_PIPELINE.is_dir()
+
+
+def is_in_use(config: pytest.Config) -> bool:
+    """Whether the wheel's tests and pipeline are meant: not where pytest's root folder is a clone with its own."""
+    return is_installed() and not (config.rootpath / "pipeline" / "steph.toml").is_file()
+
+
+def suite_command() -> str:
+    """What runs the three stages."""
+    return "pytest --pyargs steph.acceptance -m gpu" if is_installed() else "pytest -m gpu"
+
+
+def defaults_folder(config: pytest.Config) -> Path:
+    """Where defaults start, and names of profiles: pytest's root folder, or the current one of an installed suite."""
+    return config.invocation_params.dir if is_in_use(config) else config.rootpath
+
+
+def default(config: pytest.Config, option: str, in_a_clone: str) -> str:
+    """An option's default: what it is in a clone, but for the pipeline of an installed suite."""
+    return COPY_NAME if option == "pipeline-root" and is_in_use(config) else in_a_clone
+
+
+def furnish(config: pytest.Config, root: Path, tell: Callable[[str], None]) -> None:
+    """Where `root` is an installed suite's default, have the reference pipeline there; raises InputError."""
+    if is_in_use(config) and root == config.invocation_params.dir / COPY_NAME:
+        copy_once(root, tell)
+
+
+def copy_once(root: Path, tell: Callable[[str], None]) -> None:
+    """Copy the reference pipeline to `root` where there is nothing, and say so in one line.
+
+    A copy that a person changed, or of another version, is used as it is, which is said. Raises InputError.
+    """
+    from steph.base.messages import phrase, say
+    from steph.run.inputs import InputError
+
+    files = (path for path in CARRIED_PIPELINE.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    carried = sorted(path.relative_to(CARRIED_PIPELINE).as_posix() for path in files)
+    if not root.exists():
+        try:  # aside and renamed, so that half a pipeline is never taken for one; no modes, a package may be read-only
+            with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as aside:
+                made = Path(aside) / root.name
+                for name in carried:
+                    (made / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(CARRIED_PIPELINE / name, made / name)
+                made.rename(root)
+        except OSError as error:
+            raise InputError(say("input.not_copied", root=root, error=error.strerror)) from error
+        tell(phrase("input.copied", version=__version__, root=root))
+        return
+    _, different, missing = filecmp.cmpfiles(CARRIED_PIPELINE, root, carried, shallow=False)
+    if changed := sorted([*different, *missing]):
+        named = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+        tell(phrase("input.other_copy", version=__version__, root=root, files=named))

@@ -22,7 +22,6 @@ from steph.conduct.attempts import Finished, Judge, planned, run_attempt
 from steph.conduct.preparation import Console, Setup, StageRun
 from steph.contract.commands import Call
 from steph.contract.description import Description
-from steph.gpu import watch
 from steph.judge.evidence import CardMemory
 from steph.memory.forecast import predict
 from steph.memory.shapes import BUILT_IN
@@ -180,7 +179,7 @@ def test_nine_values_lead_from_what_a_child_is_asked_to_the_record() -> None:
     named = re.findall(r"`([A-Z]\w+)`", inspect.getdoc(attempts) or "")
     on_the_way = [
         name
-        for module in (attempts, runner, watch)
+        for module in (attempts, runner)
         for name, value in vars(module).items()
         if is_dataclass(value) and value.__module__ == module.__name__
     ]

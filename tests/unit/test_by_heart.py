@@ -10,7 +10,7 @@ import pytest
 from planted import DATASET, ROOT, TRAIN_FILE
 from steph.base.messages import speaking
 from steph.base.terms import ExtendedId, Severity, StageId, Verdict
-from steph.conduct import extended
+from steph.conduct import stages
 from steph.contract.results import Row
 from steph.judge.checks_extended import (
     LETTERS,
@@ -317,9 +317,9 @@ def test_rows_that_cannot_be_made_are_said_and_red(passed: Bench) -> None:
 def test_a_seed_can_be_given_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one is drawn; what is no number is said."""
     monkeypatch.setenv("STEPH_HEART_SEED", "571445177")
-    assert extended.drawn_seed() == 571445177
+    assert stages.drawn_seed() == 571445177
     monkeypatch.setenv("STEPH_HEART_SEED", "one")
     with speaking("en"), pytest.raises(InputError, match="'one' is no whole number"):
-        extended.drawn_seed()
+        stages.drawn_seed()
     monkeypatch.delenv("STEPH_HEART_SEED")
-    assert extended.drawn_seed() != extended.drawn_seed()
+    assert stages.drawn_seed() != stages.drawn_seed()

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from steph.base.terms import Cause, Phase
-from steph.diagnose.command import HEAD_BYTES, TAIL_BYTES, _ends_of, run_diagnose
-from steph.diagnose.engine import diagnose, first_traceback
+from steph.diagnose.engine import HEAD_BYTES, TAIL_BYTES, _ends_of, diagnose, first_traceback, run_diagnose
 from steph.diagnose.reader import lines_of
 from steph.record.values import Probe
 

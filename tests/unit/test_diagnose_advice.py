@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from steph.base.messages import Language, speaking, text
 from steph.base.terms import Cause, Phase
-from steph.diagnose.command import run_diagnose
-from steph.diagnose.engine import diagnose
+from steph.diagnose.engine import diagnose, run_diagnose
 from steph.record.values import Diagnosis
 
 LOSS = "{'loss': 1.1, 'grad_norm': 0.8, 'learning_rate': 0.0001, 'epoch': 0.5}\n"

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from steph.base.terms import Cause, Phase
 from steph.base.text import decoded, encoding_of
-from steph.diagnose.command import run_diagnose
-from steph.diagnose.engine import diagnose, first_traceback
+from steph.diagnose.engine import diagnose, first_traceback, run_diagnose
 from steph.diagnose.reader import chains_of, lines_of
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."

@@ -13,9 +13,9 @@ import pytest
 from examples import EXAMPLES, take, write
 from steph.base.messages import LANGUAGES, Language, speaking
 from steph.base.terms import StageId
-from steph.gpu.watch import read_samples
 from steph.record.settings import TrainSettings
 from steph.run.journal import read_record, record_folders
+from steph.run.runner import read_samples
 from steph.tell.attempts import missed
 from steph.tell.drawings import VramSample, draw
 from steph.tell.keep import blocks_in

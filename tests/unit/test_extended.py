@@ -14,7 +14,7 @@ import pytest
 import record_factory as factory
 from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
-from steph.conduct.extended import answers_of_h3
+from steph.conduct.stages import answers_of_h3
 from steph.judge.checks_extended import cot_rows_check
 from steph.judge.verdict import Outcome, Overall, overall
 from steph.record.events import StageEnded, StageStarted, fold

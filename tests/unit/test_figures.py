@@ -19,9 +19,9 @@ import record_factory as factory
 from matplotlib.textpath import TextPath
 from steph.base.messages import LANGUAGES, Language, Message, speaking
 from steph.base.terms import StageId
-from steph.gpu.watch import NAME, read_samples
 from steph.record.settings import TrainSettings
 from steph.record.values import Record
+from steph.run.runner import NAME, read_samples
 from steph.tell import drawings
 from steph.tell.drawings import VramSample, loss_svg, plain, vram_svg, vram_words, write_figures
 from steph.tell.report import render

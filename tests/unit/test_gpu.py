@@ -19,8 +19,8 @@ from steph.gpu.driver import (
     memory_fraction_for_cap,
     visible_devices,
 )
-from steph.gpu.watch import SLACK_BYTES, MemoryWatch, is_back
 from steph.record.values import DevicePeak
+from steph.run.runner import SLACK_BYTES, MemoryWatch, is_back
 
 TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
 MIG_CARD = FakeNvml(Gpu("GPU-cc", slices=(None, Gpu("MIG-1", "A100 MIG 3g.20gb"), Gpu("MIG-2"), None)))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from steph.base.messages import Language, speaking
 from steph.base.terms import ExtendedId, StageId, Verdict
-from steph.gpu.watch import read_samples
 from steph.record.values import Record
 from steph.run.journal import read_record
+from steph.run.runner import read_samples
 from steph.tell.compare import listing_rows, listing_text
 from steph.tell.drawings import VramSample, draw
 from steph.tell.outlook import production_outlook

@@ -11,10 +11,10 @@ from steph.base.terms import StageId
 from steph.conduct.preparation import Console, Setup
 from steph.conduct.session import JoinError, StageSession
 from steph.contract.description import Description
-from steph.gpu.watch import NAME
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.run.journal import LOGS_KEPT, Journal, folder_bytes, opened_event, prune_logs, read_record
+from steph.run.runner import NAME
 
 LOGS = {"output.log", "output.tail-000008388608.log", "stdout.log", "stdout.times", "supervisor.log"}
 KEPT = {NAME, "exit.json", "probe-none-1.json"}

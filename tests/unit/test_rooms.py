@@ -18,7 +18,6 @@ ENTRIES = (
     "plugin",
     "cli",
     "pytest_options",
-    "installed",
     "quiet_start",
 )  # these see all rooms
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}

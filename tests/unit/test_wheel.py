@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from japanese import JAPANESE
 from planted import plant
-from steph import installed
+from steph import pytest_options
 from steph.base.messages import speaking
 from steph.base.terms import StageId, Verdict
 from steph.run.inputs import InputError
@@ -293,21 +293,21 @@ def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "scripts" / "__pycache__" / "train.cpython-311.pyc").write_text("compiled")
     for path in (folder / "scripts" / "train.py", folder / "scripts", folder):
         path.chmod(path.stat().st_mode & ~0o222)
-    monkeypatch.setattr(installed, "CARRIED_PIPELINE", folder)
+    monkeypatch.setattr(pytest_options, "CARRIED_PIPELINE", folder)
     return folder
 
 
 def test_the_pipeline_is_copied_once_and_is_then_the_users(carried: Path, tmp_path: Path) -> None:
     """The copy can be written to whatever the package's modes; later runs leave it alone and say where it differs."""
     root, said = tmp_path / "steph-pipeline", list[str]()
-    installed.copy_once(root, said.append)
+    pytest_options.copy_once(root, said.append)
     assert files(root) == files(carried) == {"scripts/train.py"}
     assert all(path.stat().st_mode & 0o200 for path in (root, root / "scripts", root / "scripts" / "train.py"))
     (root / "results").mkdir()
-    installed.copy_once(root, said.append)
+    pytest_options.copy_once(root, said.append)
     assert len(said) == 1
     (root / "scripts" / "train.py").write_text("mine")
-    installed.copy_once(root, said.append)
+    pytest_options.copy_once(root, said.append)
     assert "scripts/train.py" in said[-1]
     assert all(JAPANESE.search(line) for line in said)
     assert (root / "scripts" / "train.py").read_text() == "mine"
@@ -318,5 +318,5 @@ def test_a_folder_that_takes_no_copy_is_one_line(tmp_path: Path) -> None:
     """Where the copy can't be made, nothing is left there, and the line names the folder and the remedy."""
     (tmp_path / "file").touch()
     with speaking("en"), pytest.raises(InputError, match=r"steph-pipeline: .*; run in a folder of your own") as raised:
-        installed.copy_once(tmp_path / "file" / "steph-pipeline", print)
+        pytest_options.copy_once(tmp_path / "file" / "steph-pipeline", print)
     assert "\n" not in str(raised.value)

@@ -19,7 +19,6 @@ from steph.base.units import gib
 from steph.conduct.preparation import Console, Setup
 from steph.conduct.stages import Conductor
 from steph.gpu.driver import gpu_lock
-from steph.gpu.watch import read_samples
 from steph.judge.verdict import exit_status
 from steph.record.events import SessionEnded, SessionStarted, fold
 from steph.record.settings import Context, DataFile
@@ -40,6 +39,7 @@ from steph.run.journal import (
     stages_in_flight,
 )
 from steph.run.model_files import IncompleteModelError
+from steph.run.runner import read_samples
 from steph.tell import wording
 from steph.tell.drawings import VramSample
 from steph.tell.machine_summary import summary_of, write_summary

@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
-from steph import installed, quiet_start
+from steph import pytest_options, quiet_start
 from steph.base.messages import Message, phrase, say, speaking, text
 from steph.doctor import checks, reading
 from steph.doctor.facts import (
@@ -204,7 +204,7 @@ def doctor_status(
 
     def examine_run(config: pytest.Config, options: Options, profile: Profile) -> int:
         tell = (lambda _: None) if as_json else write
-        installed.furnish(config, options.pipeline_root, lambda line: tell(f"doctor: {line}"))
+        pytest_options.furnish(config, options.pipeline_root, lambda line: tell(f"doctor: {line}"))
         tell(phrase("doctor.line.examined", profile=profile.name, root=options.pipeline_root))
         lines = []
         for line in examine(options, profile, is_quick=is_quick, waits_for=lambda what: tell(f"doctor: {what}")):
