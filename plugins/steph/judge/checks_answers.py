@@ -14,17 +14,6 @@ from steph.base.fingerprint import normal_form, text_hash
 from steph.base.messages import say
 from steph.base.text import one_line
 from steph.contract.results import Results, Row
-from steph.judge.answering import (
-    LEAST_PRINTS,
-    SPECIAL,
-    Answer,
-    Answering,
-    answers_saying,
-    answers_to,
-    asked_alone,
-    asks,
-    given_by,
-)
 from steph.judge.checks_seen import (
     ADAPTER_AS_SAVED,
     ANSWERS_FREE,
@@ -44,13 +33,22 @@ from steph.judge.checks_trained_use import (
     ADAPTER_ACTIVE,
     BASE_AS_TRAINED,
     FRAME_AS_TRAINED,
+    LEAST_PRINTS,
     PROMPTS_BARE,
     PROMPTS_HOLD_QUESTIONS,
     SCALING_AS_TRAINED,
+    SPECIAL,
+    Answer,
+    Answering,
     active_check,
+    answers_saying,
+    answers_to,
+    asked_alone,
+    asks,
     bare_check,
     base_check,
     frame_check,
+    given_by,
     questions_check,
     scaling_check,
 )
