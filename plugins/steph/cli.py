@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pytest
 
     from steph.memory.calibration import Calibration
+    from steph.memory.forecast import Sharing
     from steph.memory.shapes import ModelShape
     from steph.plan.options import Options
     from steph.plan.settings import Profile
@@ -217,7 +219,7 @@ def fit(
     trainer: Trainer = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="rows of a micro-batch (default: a grid)")] = None,
     max_seq_length: Annotated[int | None, typer.Option(min=1, help="tokens of a row (default: a grid)")] = None,
-    accumulation: Annotated[int, typer.Option("--gradient-accumulation-steps", min=1, max=4096)] = 4,
+    gradient_accumulation_steps: Annotated[int, typer.Option(min=1, max=4096)] = 4,
     lora_r: Annotated[int, typer.Option(min=1, max=65536)] = 16,
     target_modules: Annotated[
         str | None,
@@ -254,74 +256,47 @@ def fit(
 
     Common models are answered from a table, at once; others are counted by transformers and peft, in seconds and once.
     """
-    from steph.base.messages import phrase
     from steph.conduct.fit import LoraOptions, fit_basis, fit_json, fit_text, subject
     from steph.conduct.preparation import cache_dir
     from steph.memory import fit as fitting
     from steph.memory.forecast import SHARINGS
     from steph.memory.shapes import ShapeError
-    from steph.plan.options import OptionError, parse_size
-    from steph.plan.settings import card_by_name
     from steph.run.inputs import InputError
     from steph.run.model_files import CountingError
 
-    if (vram is None) == (card is None):
-        raise _failed(phrase("fit.vram_or_card"))
-    if bits not in (None, 4, 8, 16):
-        raise _failed(str(fitting.not_allowed("--bits", bits, (4, 8, 16))))
-    if sharing not in SHARINGS:
-        raise _failed(str(fitting.not_allowed("--sharing", sharing, SHARINGS)))
-    try:
-        known = card_by_name(card) if card is not None else None
-    except ValueError as error:
-        raise _failed(phrase("fit.or_vram", reason=error)) from error
-    try:
-        usable_bytes = known.usable_bytes if known else parse_size(vram or "", "--vram")
-    except OptionError as error:
-        raise _failed(phrase("fit.no_size", value=repr(vram))) from error
     saved = tuple(filter(None, map(str.strip, modules_to_save.split(","))))
     own = Path(".venv/bin/python")
     python = str(Path(pipeline_python).expanduser() if pipeline_python else own if own.is_file() else sys.executable)
     try:
-        options = LoraOptions(
-            target_modules, lora_r, saved, dora, python, cache_dir(), lambda line: typer.echo(line, err=True)
-        )
-        found = subject(model, options)
-    except (ShapeError, CountingError, InputError, OSError) as error:
-        raise _failed(f"--model {error}") from error
-    record = _calibration(reports, from_record, model, found.shape) if from_record is not None else None
-    try:
+        known, usable_bytes = fitting.card_of(card, vram)
+        fitting.require("--bits", bits, (4, 8, 16))
+        fitting.require("--sharing", sharing, SHARINGS)
+        fitting.require("--recompute", recompute, ("on", "off"))
+        lora = LoraOptions(target_modules, lora_r, saved, dora, python, cache_dir(), partial(typer.echo, err=True))
+        found = subject(model, lora)
+        record = _calibration(reports, from_record, model, found.shape) if from_record is not None else None
         kind = fitting.trainer_named(trainer or (record.trainer if record else TrainerName.UNKNOWN))
-        bits = fitting.bits_of(found.weights.form, found.weights.bits, bits, use_4bit=use_4bit)
+        recomputes = None if recompute is None else recompute == "on"
+        names = ("lora_r", "gradient_accumulation_steps", "optimizer", "double_quant", "packing", "dora")
         work = fitting.workload_of_options(
             kind,
             found.targets,
-            recompute,
-            lora_r=lora_r,
-            gradient_accumulation_steps=accumulation,
-            optimizer=optimizer,
-            use_4bit=bits == 4,
-            use_8bit=bits == 8,
-            double_quant=double_quant,
-            packing=packing,
-            dora=dora,
+            recomputes,
+            fitting.bits_of(found.weights.form, found.weights.bits, bits, use_4bit=use_4bit),
             modules_to_save=saved,
             adapter=found.adapter,
+            **{name: context.params[name] for name in names},
         )
+        setting = fitting.Setting(
+            kind, recomputes, cards, cast("Sharing", sharing), known is None or known.computes_bf16,
+            found.weights.form, found.taken_for,
+        )  # fmt: skip
         answer = fitting.fit(
             model,
             found.shape,
             work,
             usable_bytes,
-            fitting.Setting(
-                kind,
-                None if recompute is None else recompute == "on",
-                cards,
-                sharing,
-                computes_bf16=known is None or known.computes_bf16,
-                form=found.weights.form,
-                taken_for=found.taken_for,
-            ),
+            setting,
             batches=(batch_size,) if batch_size else fitting.GRID_BATCHES,
             lengths=(max_seq_length,) if max_seq_length else fitting.GRID_LENGTHS,
             rows=fitting.rows_of(data, tokenizer, model) if data else None,
@@ -330,6 +305,8 @@ def fit(
         )
     except fitting.FitError as error:
         raise _failed(str(error)) from error
+    except (ShapeError, CountingError, InputError, OSError) as error:
+        raise _failed(f"--model {error}") from error
     if as_json:
         return typer.echo(fit_json(answer, known))
     basis = fit_basis(record, kind, found.shape) if record else ""

@@ -27,7 +27,8 @@ from steph.memory.forecast import (
 )
 from steph.memory.shapes import ModelShape, parameter_count
 from steph.memory.terms import ASSUMED_TRAINER, DEFAULT_TARGETS, HALF, TRAINERS, AdapterCount, Workload
-from steph.plan.settings import CARDS
+from steph.plan.options import OptionError, parse_size
+from steph.plan.settings import CARDS, Card, card_by_name
 
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)
@@ -128,32 +129,46 @@ class Fit:
         return FitVerdict.DOES_NOT_FIT if self.floor_bytes > self.vram_bytes else FitVerdict.UNKNOWN
 
 
-def not_allowed(option: str, value: object, allowed: Sequence[object]) -> Message:
-    """What is said of an option with another value than the allowed ones."""
-    return say("fit.not_allowed", option=option, value=value, allowed=[str(one) for one in allowed])
+def require(option: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise FitError where an option was given another value than the allowed ones."""
+    if value is not None and value not in allowed:
+        raise FitError(say("fit.not_allowed", option=option, value=value, allowed=[str(one) for one in allowed]))
+
+
+def card_of(name: str | None, vram: str | None) -> tuple[Card | None, int]:
+    """The card, where it was named, and what a process can use of it in bytes; raises FitError."""
+    if (vram is None) == (name is None):
+        raise FitError(say("fit.vram_or_card"))
+    try:
+        if name is not None:
+            card = card_by_name(name)
+            return card, card.usable_bytes
+        return None, parse_size(vram or "", "--vram")
+    except OptionError as error:
+        raise FitError(say("fit.no_size", value=repr(vram))) from error
+    except ValueError as error:
+        raise FitError(say("fit.or_vram", reason=error)) from error
 
 
 def trainer_named(name: str) -> TrainerName:
     """The trainer of this name, `unknown` among them; raises FitError naming those that there are."""
-    allowed = (*TRAINERS, TrainerName.UNKNOWN)
-    if name not in allowed:
-        raise FitError(not_allowed("--trainer", name, allowed))
+    require("--trainer", name, (*TRAINERS, TrainerName.UNKNOWN))
     return TrainerName(name)
 
 
 def workload_of_options(
     trainer: TrainerName,
     targets: Sequence[str],
-    recompute: str | None,
+    recompute: bool | None,
+    bits: int,
     **settings: Any,  # noqa: ANN401 - Workload's own fields
 ) -> Workload:
-    """The options as a workload of one row; raises FitError naming an option whose value is not allowed."""
-    if recompute not in (None, "on", "off"):
-        raise FitError(not_allowed("--recompute", recompute, ("on", "off")))
+    """The options as a workload of one row; `recompute` is None where nobody said."""
     kind = ASSUMED_TRAINER if trainer is TrainerName.UNKNOWN else trainer
     # an unknown program may do either where nobody says that it recomputes
-    recomputes = recompute == "on" if trainer is TrainerName.UNKNOWN else recompute != "off"
-    return Workload(kind, 1, 1, target_modules=tuple(targets), recompute=recomputes, **settings)
+    recomputes = trainer is not TrainerName.UNKNOWN if recompute is None else recompute
+    settings |= {"use_4bit": bits == 4, "use_8bit": bits == 8, "recompute": recomputes}
+    return Workload(kind, 1, 1, target_modules=tuple(targets), **settings)
 
 
 def rows_of(data: str, tokenizer: str | None, model: str) -> RowLengths:
