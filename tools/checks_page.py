@@ -10,14 +10,13 @@ import sys
 from pathlib import Path
 
 from steph.base.messages import Language, speaking, text
-from steph.judge.catalog import CATALOG
-from steph.judge.kinds import CheckKind
+from steph.judge.kinds import CheckKind, check_kinds
 
 
 def markdown(language: Language) -> str:
     """The table as docs/checks.md or docs/checks.en.md."""
     with speaking(language):
-        return text("checks_page.head") + "".join(_row(kind) for kind in CATALOG.values())
+        return text("checks_page.head") + "".join(_row(kind) for kind in check_kinds().values())
 
 
 def _row(kind: CheckKind) -> str:

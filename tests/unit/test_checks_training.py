@@ -21,12 +21,12 @@ from steph.base.terms import Severity, StageId
 from steph.base.text import LINE_CHARS, one_line
 from steph.conduct import jobs
 from steph.contract.description import load_description
-from steph.judge.catalog import CATALOG
 from steph.judge.checks_adapter import ADAPTER_FINITE
 from steph.judge.checks_evaluation import LINE_BACKEND
 from steph.judge.checks_process import EXIT_ZERO
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
 from steph.judge.evidence import TrainEvidence, names_model, same_model, same_path
+from steph.judge.kinds import check_kinds
 from steph.judge.verdict import checks_verdict
 from steph.record.settings import TrainSettings, steps_due, steps_in
 from steph.record.values import Attempt, Check
@@ -205,9 +205,9 @@ def test_a_rehearsal_lowers_the_checks_of_quality_to_info(tmp_path: Path) -> Non
 
 def test_only_quality_checks_are_lowered() -> None:
     """The table lowers what only a trained model can show in rehearsals, and nothing else."""
-    lowered = {kind.trap for kind in CATALOG.values() if kind.quality}
+    lowered = {kind.trap for kind in check_kinds().values() if kind.quality}
     assert lowered == {3, 8, 17, 28, None}
-    assert {kind.id for kind in CATALOG.values() if kind.quality and kind.trap is None} == {
+    assert {kind.id for kind in check_kinds().values() if kind.quality and kind.trap is None} == {
         "loss_lower",
         "answers_parsed",
         "cot_reasoned",

@@ -17,10 +17,9 @@ import pytest
 from steph.base.messages import verbatim
 from steph.base.terms import Severity
 from steph.contract.description import load_description
-from steph.judge.catalog import CATALOG
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.evidence import EvalEvidence
-from steph.judge.kinds import Needs
+from steph.judge.kinds import Needs, check_kinds
 from steph.judge.verdict import checks_verdict
 from steph.judge.witness import read_witness
 from steph.record.settings import EvalSettings
@@ -133,15 +132,15 @@ def test_what_the_description_rules_out_is_not_applicable_and_says_why(planted: 
         "prompts_agree": Needs.PROMPTS,
     }
     for some, need in needing.items():
-        assert need in CATALOG[some].needs
+        assert need in check_kinds()[some].needs
         assert ruled_out[some].startswith("対象外: ")
-    assert not any(CATALOG[one].core for one in ruled_out)
+    assert not any(check_kinds()[one].core for one in ruled_out)
     assert all(checks[one].holds is None and checks[one].severity is Severity.INFO for one in ruled_out)
 
 
 def test_a_core_check_is_never_ruled_out() -> None:
     """Not by asking for it either."""
-    for kind in CATALOG.values():
+    for kind in check_kinds().values():
         if kind.core:
             assert not kind.needs
             with pytest.raises(ValueError, match="core"):

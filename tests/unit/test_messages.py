@@ -29,8 +29,7 @@ from steph.base.messages import (
 from steph.base.terms import Cause, Phase
 from steph.diagnose.table import cases, steps
 from steph.doctor.checks import CATALOG as DOCTOR
-from steph.judge.catalog import CATALOG
-from steph.judge.kinds import Needs
+from steph.judge.kinds import Needs, check_kinds
 
 SUITE = Path(steph.__file__).parent
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -66,13 +65,13 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     files += [TOOLS / "checks_page.py", TOOLS / "key_tables.py"]
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
     used |= {f"diagnose.seen.{name}" for name in re.findall(r'\("(\w+)", \{', code)}
-    used |= {f"check.{check}.{part}" for check in CATALOG for part in ("title", "reads", "note")}
+    used |= {f"check.{check}.{part}" for check in check_kinds() for part in ("title", "reads", "note")}
     used |= {f"check.needs.{need}" for need in Needs}
     used |= {f"doctor.{kind.id}.looks_at" for kind in DOCTOR}
     rows = {f"doctor.{kind.id}.{key}" for kind in DOCTOR for key in kind.troubles}
     used |= {f"{row}.{part}" for row in rows for part in ("when", "remedy")}
     literals = set(re.findall(r"[\"']([\w.-]+)[\"']", code))
-    used |= {f"check.{check}.{key}" for check in CATALOG for key in literals if "." not in key}
+    used |= {f"check.{check}.{key}" for check in check_kinds() for key in literals if "." not in key}
     prefixes = set(re.findall(r"f[\"']([\w.]+)[.][{]", code))
     used |= {
         one for one in catalog("ja") for start, _, end in [one.rpartition(".")] if start in prefixes and end in literals
@@ -101,7 +100,7 @@ def _ids(call: ast.Call) -> list[str]:
     match call:
         case ast.Call(func=ast.Name("say" | "phrase"), args=[said, *_]):
             begin = ""
-        case ast.Call(func=ast.Attribute(ast.Name(name), "check"), args=[_, said, *_]) if name.lower() in CATALOG:
+        case ast.Call(func=ast.Attribute(ast.Name(name), "check"), args=[_, said, *_]) if name.lower() in check_kinds():
             begin = f"check.{name.lower()}."
         case _:
             return []

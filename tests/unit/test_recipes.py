@@ -61,7 +61,7 @@ CHANGES = {
         from types import SimpleNamespace as Told
         from steph.base.terms import EndedBy
         from steph.conduct.attempts import Finished
-        from steph.judge.catalog import CATALOG
+        from steph.judge.kinds import check_kinds
         from steph.judge.checks_process import machine_checks
         from steph.record.values import Attempt
         from steph.run.runner import ChildOutcome
@@ -70,7 +70,7 @@ CHANGES = {
         setup = Told(device=None, devices=lambda ranks: (), options=Told(vram_cap_bytes=None))
         checks = machine_checks(Finished(attempt, outcome, None, 0.0, "", "").processes(setup), "")
         assert ("none_ended", False, "3 were ended") in [(c.id, c.holds, str(c.message)) for c in checks]
-        assert "none_ended" in CATALOG
+        assert "none_ended" in check_kinds()
         """,
         words={
             "check.none_ended.title": "nothing had to be ended",

@@ -17,9 +17,9 @@ from steph.conduct.preparation import Inputs, config_template, pipeline_python, 
 from steph.contract.commands import Call, evaluate_call, passed_names, train_call, unsaid_settings
 from steph.contract.description import FILE_NAME, Description
 from steph.contract.results_files import READERS
-from steph.judge.catalog import CATALOG
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_witness import WITNESSED_TRAINING
+from steph.judge.kinds import check_kinds
 from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import Profile
@@ -114,7 +114,7 @@ def _core_checks(training: Call, evaluation: Call | None, root: Path, *, on_gpu:
     """Each core check, and why it can't be measured where that is known before."""
     calls = {"H-2": training, "H-3": evaluation}
     yield phrase("described.core")
-    for kind in (kind for kind in CATALOG.values() if kind.core):
+    for kind in (kind for kind in check_kinds().values() if kind.core):
         for stage in kind.stages.split("・"):
             call = calls.get(stage)
             if call is None:

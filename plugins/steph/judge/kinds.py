@@ -1,10 +1,12 @@
-"""One row of the table of checks, how a check is made of it, and which rows a pipeline can't be asked."""
+"""The table of checks: what a row of it is, how a check is made of it, and which rows a pipeline can't be asked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from importlib import import_module
 from typing import Any, TypeAlias
 
 from steph.base.messages import Message, has_message, say, text
@@ -104,13 +106,26 @@ class CheckKind:
         return Check(id=self.id, severity=INFO, holds=None, message=message, trap=self.trap, applies=False)
 
 
+# a module comes before those that take rows from it, so that the page of checks does not depend on imports
+_MODULES = (
+    *("process", "adapter", "progress", "figures", "training", "seen", "setup", "rows", "row_answers", "witness"),
+    *("trained_use", "answers", "evaluation", "prompts", "results", "text", "extended"),
+)
+
+
+@cache
+def check_kinds() -> Mapping[str, CheckKind]:
+    """The table of all checks by their ids, collected from the modules in which each row stands beside its check."""
+    modules = [import_module(f"steph.judge.checks_{name}") for name in _MODULES]
+    return {kind.id: kind for module in modules for kind in vars(module).values() if isinstance(kind, CheckKind)}
+
+
 def without_inapplicable(checks: Sequence[Check], lacks: Mapping[Needs, Message]) -> tuple[Check, ...]:
     """The checks, those that need what the pipeline lacks as not applicable, with the reason."""
-    from steph.judge.catalog import CATALOG  # it collects the rows of the modules that call this one
-
-    reasons = [[lacks[need] for need in CATALOG[check.id].needs if need in lacks] for check in checks]
+    kinds = [check_kinds()[check.id] for check in checks]
+    reasons = [[lacks[need] for need in kind.needs if need in lacks] for kind in kinds]
     return tuple(
-        CATALOG[check.id].not_applicable(why[0]) if why else check for check, why in zip(checks, reasons, strict=True)
+        kind.not_applicable(why[0]) if why else check for kind, check, why in zip(kinds, checks, reasons, strict=True)
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from steph.base.messages import Language, speaking
-from steph.judge.catalog import CATALOG
+from steph.judge.kinds import check_kinds
 
 from planted.defects import DEFECTS, SOUND
 
@@ -41,7 +41,7 @@ def markdown(language: Language) -> str:
     """The page: one row for each check, with the names of the defects that break it."""
     rows = []
     with speaking(language):
-        for kind in CATALOG.values():
+        for kind in check_kinds().values():
             defects = sorted({variant.label or variant.plant for variant in DEFECTS if kind.id in variant.caught})
             if defects:
                 rows.append(f"| `{kind.id}` | {kind.title} | {', '.join(f'`{name}`' for name in defects)} |\n")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from steph.base.terms import Severity
-from steph.judge.catalog import CATALOG
 from steph.judge.evidence import CardMemory, EvalEvidence, TrainEvidence
+from steph.judge.kinds import check_kinds
 from steph.judge.witness import Batch, Witness, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
 
@@ -53,8 +53,8 @@ class Variant:
     def hardness_of(self, check: str) -> Severity:
         """How hard a check is that this defect breaks."""
         if isinstance(self.hardness, Mapping):
-            return self.hardness.get(check, CATALOG[check].severity)
-        return self.hardness or CATALOG[check].severity
+            return self.hardness.get(check, check_kinds()[check].severity)
+        return self.hardness or check_kinds()[check].severity
 
 
 _NO_WEIGHTS = frozenset({"adapter_finite", "adapter_trained", "adapter_loadable"})
