@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # a library's module, our part that knows it, and the function there which sets the hooks
 HOOKS = {
     "torch.optim.optimizer": ("training", "hook_optimizers"),
-    "torch._dynamo.eval_frame": ("forwards", "hook_compiled"),
+    "torch._dynamo.eval_frame": ("generation", "hook_compiled"),
     "transformers.trainer": ("training", "hook_trainer"),
     "transformers.trainer_callback": ("training", "hook_callbacks"),
     "transformers.modeling_utils": ("models", "hook_models"),

@@ -7,7 +7,7 @@ import weakref
 from types import ModuleType
 from typing import Any
 
-from . import facts, forwards, models, splice, weights
+from . import facts, generation, models, splice, weights
 
 _open = threading.local()
 _MOST_TENSORS = 20000
@@ -25,7 +25,7 @@ def hook_peft_model(module: ModuleType) -> None:
     """Loading an adapter from a folder, saving it, and calls of a model that has one."""
     splice.around(module.PeftModel.load_adapter, before=_loading, after=_loaded, failed=_stopped)
     splice.around(module.PeftModel.save_pretrained, before=_saving, after=_saved)
-    forwards.hook_class(module.PeftModel)
+    generation.hook_class(module.PeftModel)
 
 
 def hook_transformers(module: ModuleType) -> None:

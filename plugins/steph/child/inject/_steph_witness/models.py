@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
-from . import facts, forwards, splice, tokens
+from . import facts, splice, tokens
 
 _QUANTISED = re.compile(r"Linear(4bit|8bitLt|NF4|FP4)|(Quant|WQ|HQQ|AQLM|Eetq|FP8|Q)Linear\w*")
 _OF_LORA = re.compile(r"\.lora_\w+\.")
@@ -39,7 +39,9 @@ _changes = [0]  # counted up whenever layers may have come or gone
 
 
 def hook_models(module: ModuleType) -> None:
-    """Loading and saving."""
+    """Loading, saving and calls from outside."""
+    from . import generation
+
     cls = module.PreTrainedModel
     splice.around(cls.from_pretrained, before=_loading, after=_loaded)
     splice.around(cls.save_pretrained, before=_saving_model, after=_saved_model)
@@ -48,7 +50,7 @@ def hook_models(module: ModuleType) -> None:
     for name in ("_load_pretrained_model",):
         if hasattr(cls, name):
             splice.around(getattr(cls, name), before=lambda given: None, after=_note_loading_info)
-    forwards.hook_class(cls)
+    generation.hook_class(cls)
 
 
 def hook_auto_classes(module: ModuleType) -> None:
