@@ -68,13 +68,13 @@ def test_there_are_at_least_forty_defects_and_their_names_are_unique() -> None:
 def test_every_check_is_broken_by_a_planted_defect() -> None:
     """No check of the table goes without a defect that proves it can fail.
 
-    Other tests prove the rest: ranks need several processes (test_ranks.py), the machine a card
+    Other tests prove the rest: ranks need several processes (test_ranks.py, test_checks_witness.py), the machine a card
     (test_checks_process.py), the model a Hub (test_checks_model.py), the CoT rows no run at all (test_extended.py),
     answers learnt by heart and the single step runs of their own (test_by_heart.py), printed words a description of its
     own (test_own_evaluation_judged.py).
     """
     proven = {name for variant in DEFECTS for name in variant.caught | variant.unmeasured}
-    ranks = {"ranks_as_asked", "results_printed_once"}
+    ranks = {"ranks_as_asked", "results_printed_once", "ranks_agree"}
     machine = {"libraries_loaded", "gpu_used", "vram_cap_honoured", "memory_returned", "no_process_left"}
     elsewhere = {
         kind.id for kind in check_kinds().values() if kind.stages in ("H-1", "H-2heart", "H-3heart", "H-2step")

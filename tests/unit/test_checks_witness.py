@@ -136,11 +136,21 @@ def test_a_hidden_retry_is_a_finding(sound: TrainEvidence, tmp_path: Path) -> No
     assert broken(judged(sound, tmp_path / "b", twice())) == {}
 
 
+def _with(kind: str, name: str, change: Callable[[Any], Any]) -> Change:
+    """Change a value of every fact of one kind."""
+    return lambda facts: [fact | {name: change(fact[name])} if fact["fact"] == kind else fact for fact in facts]
+
+
+def of_another_process(facts: Facts) -> Facts:
+    """The facts as another process has them, whose rows are others."""
+    return _with("batch", "row_hashes", lambda rows: [f"{row[::-1]}-" for row in rows])(facts)
+
+
 def test_the_first_rank_speaks_for_all(sound: TrainEvidence, tmp_path: Path) -> None:
     """With two ranks only the first logs and saves; the effective batch is that of both."""
     begins = each("training_begins", world_size=2, batch_size=2, accumulation=1)
     facts = begins(facts_of(sound))
-    other = without("logged", "model_saved")(facts)
+    other = of_another_process(without("logged", "model_saved")(facts))
     settings = sound.settings.model_copy(update={"num_processes": 2, "gradient_accumulation_steps": 1})
     seen = replace(sound, settings=settings, witness=witness_of(tmp_path / "seen", facts, other))
     checks = {check.id: check for check in judge_training(seen)[1] if check.id in OURS}
@@ -580,3 +590,31 @@ def test_a_model_that_is_quantised_in_part_is_not_taken_for_a_whole_one(four_bit
     check = quantised_check(True, (fact,))
     assert check.holds is holds
     assert check.severity is (Severity.FAIL if holds or not four_bit else Severity.WARN)
+
+
+def _scaled(norm: float, total: float, part: int = 1) -> Change:
+    """An end with other numbers in each matrix."""
+    return _with("training_ends", "matrices", lambda known: {
+        name: [norm * one[0], total * one[1], one[2] // part] for name, one in known.items()
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("second", "holds", "severity"),
+    [
+        (of_another_process, True, Severity.FAIL),
+        (lambda facts: of_another_process(_scaled(2, 2)(facts)), False, Severity.FAIL),
+        (lambda facts: facts, False, Severity.WARN),
+        (_scaled(0.5, 0.3, 2), None, Severity.INFO),
+        (without("training_ends"), None, Severity.INFO),
+    ],
+    ids=["in step", "gradients apart", "the same rows", "parts of matrices", "an end that nobody saw"],
+)
+def test_processes_train_one_adapter_on_rows_of_their_own(
+    sound: TrainEvidence, tmp_path: Path, second: Change, holds: bool | None, severity: Severity
+) -> None:
+    """Two ranks are compared by what each saw; what lies in parts can't be."""
+    facts = each("training_begins", world_size=2, batch_size=1)(facts_of(sound))
+    witness = witness_of(tmp_path / "seen", facts, second(facts))
+    check = {check.id: check for check in judge_training(replace(sound, witness=witness))[1]}["ranks_agree"]
+    assert (check.holds, check.severity) == (holds, severity), check.message

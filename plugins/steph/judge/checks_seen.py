@@ -196,7 +196,7 @@ def is_mean(saved: Matrices | None, ended: Matrices | None) -> bool:
     """
     if not saved or not ended or {*saved} != {*ended}:
         return False
-    pairs = [(value, ended[name]) for name, value in saved.items() if not _is_same(value, ended[name])]
+    pairs = [(value, ended[name]) for name, value in saved.items() if not is_same(value, ended[name])]
     if not pairs or any(not all(map(math.isfinite, (*a[:2], *b[:2]))) or a[0] > MOST_GROWN * b[0] for a, b in pairs):
         return False
     factors = [a[n] / b[n] for a, b in pairs for n in (0, 1) if b[n]]
@@ -212,7 +212,7 @@ def _share_of(mean: Matrices, ended: Matrices) -> float:
 def _compared(file: Matrices, seen: Matrices) -> tuple[Message, bool]:
     """What is to be said of the matrices in memory against those of the file, and whether they are the same."""
     absent, further = sorted({*seen} - {*file}), sorted({*file} - {*seen})
-    other = [name for name in seen if name in file and not _is_same(seen[name], file[name])]
+    other = [name for name in seen if name in file and not is_same(seen[name], file[name])]
     first = next(iter([*other, *absent, *further]), None)
     if first is None:
         return say("weights.same", matrices=len(seen)), True
@@ -220,7 +220,8 @@ def _compared(file: Matrices, seen: Matrices) -> tuple[Message, bool]:
     return say("weights.compared", matrices=len(seen), example=one_line(first, 80), **counts), False
 
 
-def _is_same(one: tuple[float, float, int], other: tuple[float, float, int]) -> bool:
+def is_same(one: tuple[float, float, int], other: tuple[float, float, int]) -> bool:
+    """Whether two matrices' norms, sums and sizes are alike."""
     if one[2] != other[2]:
         return False
     slack = TOLERANCE * max(one[0], other[0]) + SMALLEST

@@ -82,6 +82,14 @@ def why_unseen(witness: Witness | None, what: Literal["training", "answering"]) 
 
 def training_in(witness: Witness | None) -> Seen | None:
     """The training that counts: the last one of the first rank that trained; None where none was seen."""
+    found = trainings_in(witness)
+    first = min((seen.process.rank or 0 for seen in found), default=0)
+    of_first = [seen for seen in found if (seen.process.rank or 0) == first]
+    return sorted(of_first, key=lambda seen: seen.begins.at)[-1] if found else None
+
+
+def trainings_in(witness: Witness | None) -> list[Seen]:
+    """All trainings of all processes."""
     found: list[Seen] = []
     for process in witness.processes if witness else ():
         starts = [n for n, fact in enumerate(process.facts) if isinstance(fact, TrainingBegins)]
@@ -98,9 +106,7 @@ def training_in(witness: Witness | None) -> Seen | None:
             )  # fmt: skip
             earlier += [ends[-1].raised] if ends and ends[-1].raised else []
             found.append(seen)
-    first = min((seen.process.rank or 0 for seen in found), default=0)
-    of_first = [seen for seen in found if (seen.process.rank or 0) == first]
-    return sorted(of_first, key=lambda seen: seen.begins.at)[-1] if found else None
+    return found
 
 
 def has_packed_batches(witness: Witness | None) -> bool:

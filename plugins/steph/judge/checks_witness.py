@@ -26,6 +26,7 @@ from steph.judge.checks_seen import (
     TEMPLATE_ONCE,
     inputs_check,
     is_even,
+    is_same,
     template_check,
     trained_weight_checks,
 )
@@ -49,6 +50,7 @@ from steph.judge.checks_setup import (
     quantised_check,
     setup_check,
     training_in,
+    trainings_in,
     why_unseen,
 )
 from steph.judge.evidence import TrainEvidence
@@ -57,6 +59,7 @@ from steph.judge.witness import AdapterLoaded, Batch, Lora, ModelSaved, Moved, T
 from steph.record.settings import steps_per_epoch
 from steph.record.values import Check
 
+LEAST_ROWS = 4
 LEAST_PATH_SHARE = 0.02  # of the summed learning rates: an adaptive optimizer moves a weight by up to one rate a step
 LEAST_MOVING_STEPS = 3  # B begins at zero, so that A has no gradient in the first one
 LEAST_LOGGED = 3  # steps; of fewer, the one rate that is zero may be the warm-up's or the last one's
@@ -240,10 +243,12 @@ STEPS_SEEN = CheckKind("steps_seen", "H-2", FAIL, core=True)
 BATCH_SEEN = CheckKind("batch_seen", "H-2", FAIL, optional=True)
 BEGINS_NEW = CheckKind("begins_new", "H-2", WARN, optional=True)
 SAVED_AT_END = CheckKind("saved_at_end", "H-2", WARN, trap=23, optional=True)
+RANKS_AGREE = CheckKind("ranks_agree", "H-2", FAIL, optional=True)
 WITNESSED_TRAINING = (
     TRAINING_SEEN,
     STEPS_SEEN,
     BATCH_SEEN,
+    RANKS_AGREE,
     TOKENS_SUPERVISED,
     ANSWER_SUPERVISED,
     END_SUPERVISED,
@@ -280,6 +285,7 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         _ended_check(seen),
         _steps_check(evidence, seen),
         _batch_check(evidence, seen.begins, seen.batches),
+        _ranks_check(seen, trainings_in(evidence.witness)),
         *label_checks(seen),
         model_check(witness, evidence.model_name, (seen.begins,)),
         quantised_check(evidence.settings.use_4bit, (seen.begins,)),
@@ -359,6 +365,35 @@ def _batch_check(evidence: TrainEvidence, begins: TrainingBegins, batches: Seque
         asked_accumulation=asked.gradient_accumulation_steps,
         asked_processes=asked.num_processes,
     )
+
+
+def _ranks_check(seen: Seen, every: Sequence[Seen]) -> Check:
+    """Every process ends with the same adapter, as after synchronised gradients, and trains on rows of its own."""
+    last = {
+        one.process.pid: one for one in sorted(every, key=lambda one: one.begins.at) if one.process.rank is not None
+    }
+    others = [one for pid, one in last.items() if pid != seen.process.pid]
+    own, rows = (seen.ends.matrices if seen.ends else None) or {}, _rows_of(seen)
+    compared = apart = shared = 0
+    for one in others:
+        matrices, theirs = (one.ends.matrices if one.ends else None) or {}, _rows_of(one)
+        # parts of a matrix may lie in different processes
+        common = [(own[name], matrices[name]) for name in own if name in matrices and own[name][2] == matrices[name][2]]
+        compared += bool(common)
+        apart += any(not is_same(mine, other) for mine, other in common)
+        fewer = min(len(rows), len(theirs))
+        shared += bool(common) and fewer >= LEAST_ROWS and 2 * len(rows & theirs) > fewer
+    if not compared:
+        return RANKS_AGREE.check(None, "none")
+    if apart:
+        return RANKS_AGREE.check(False, "apart", processes=compared + 1, apart=apart)
+    if shared:
+        return RANKS_AGREE.check(False, "same_rows", processes=compared + 1, severity=WARN)
+    return RANKS_AGREE.check(True, "agree", processes=compared + 1)
+
+
+def _rows_of(seen: Seen) -> frozenset[str]:
+    return frozenset(row for batch in seen.batches for row in batch.row_hashes or ())
 
 
 def _begins_new_check(evidence: TrainEvidence, seen: Seen) -> Check:
