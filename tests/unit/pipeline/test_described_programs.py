@@ -69,7 +69,8 @@ def as_row(asked: str, answer: str, form: str) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
 
 
-LENGTH = (r"^# fixed must also say max_seq_length = …\nfixed = \{ ", "fixed = { max_seq_length = 384, ")
+# what the draft says is missing, in either language
+LENGTH = (r"^# fixed .*max_seq_length = ….*\nfixed = \{ ", "fixed = { max_seq_length = 384, ")
 
 
 @pytest.mark.parametrize("trains", ["trl", "notebook"])
@@ -162,7 +163,8 @@ def test_a_defect_in_a_notebooks_export_is_found(
     sound = (root / "train.py").read_text(encoding="utf-8")
     drafted = CliRunner().invoke(app, ["init", str(root)])
     assert drafted.exit_code == 0
-    draft = re.sub(LENGTH[0], LENGTH[1], (root / "steph.toml").read_text(encoding="utf-8"), flags=re.M)
+    draft, completed = re.subn(*LENGTH, (root / "steph.toml").read_text(encoding="utf-8"), flags=re.M)
+    assert completed
     (root / "steph.toml").unlink()
     assert old in sound
     (root / "train.py").write_text(sound.replace(old, new), encoding="utf-8")
