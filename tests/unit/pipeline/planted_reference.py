@@ -434,19 +434,6 @@ TRAININGS = (
         broken="adapter_moved updates_seen",
     ),
     planted(
-        "B matrices learn four times as fast, as with LoRA+",
-        (
-            METRICS,
-            STEPS,
-            "\n    def create_optimizer(self, *model):\n        made = super().create_optimizer(*model)\n"
-            "        fast = [one for name, one in self.model.named_parameters() if '.lora_B.' in name]\n"
-            "        (first, *_) = made.param_groups\n        known = set(map(id, fast))\n"
-            "        first['params'] = [one for one in first['params'] if id(one) not in known]\n"
-            "        made.add_param_group({**first, 'params': fast, 'lr': 4 * first['lr']})\n"
-            f"        return made\n{STEPS}",
-        ),
-    ),
-    planted(
         "an optimizer that does nothing",
         (
             METRICS,
@@ -877,7 +864,12 @@ EVALUATIONS = (
     ),
     planted(
         "no header of the answer at the prompt's end",
-        ("app/core/prompts.py", "add_generation_prompt=answer is None", "add_generation_prompt=False"),
+        (
+            LLM,
+            ENCODE,
+            "turns = [[{'role': 'user', 'content': prompt}] for prompt in prompts]\n"
+            "        encoded = [self._tokenizer.apply_chat_template(one)['input_ids'] for one in turns]",
+        ),
         broken="frame_as_trained",
     ),
     planted(
