@@ -190,6 +190,36 @@ def test_a_prompt_is_what_is_written_of_it(given: str, holds: bool) -> None:
     assert recorded_prompts_check([row], [(lines, fingerprints(given))]).holds is holds
 
 
+ASKED = [f"問{n}の届出はいつまでに要りますか。\na {n}日前\nb {n + 20}日前" for n in range(1, 5)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize(
+    ("given", "holds"),
+    [
+        ([f"{PROMPT}\n{one}" for one in ASKED], True),
+        ([f"{PROMPT}\n{one}\n{PROMPT}\n{ASKED[(n - 2) % 3]}" for n, one in enumerate(ASKED[:3])], False),
+        ([f"{PROMPT}\n{one}\n{PROMPT}\n{ASKED[3]}" for one in ASKED[:3]], True),  # an example that all have
+    ],
+    ids=["one question each", "another row's question beside it", "the same example in each"],
+)
+def test_another_rows_question_in_a_prompt_is_found(given: list[str], holds: bool, order: tuple[int, ...]) -> None:
+    """Of three rows too, where each question stands in two of three prompts, whatever order they were asked in."""
+    told = [
+        Row(
+            question="q",
+            correct_answer="a",
+            predicted_answer="a",
+            is_correct=True,
+            response="a",
+            prompt=f"{PROMPT}\n{one}",
+        )
+        for one in ASKED[:3]
+    ]
+    seen = [([text_hash(line)[:8] for line in given[n].splitlines()], fingerprints(given[n])) for n in order]
+    assert recorded_prompts_check(told, seen).holds is holds
+
+
 def _file(folder: Path, dtype: str, values: dict[str, list[float]]) -> None:
     header, data = {}, b""
     for name, numbers in values.items():

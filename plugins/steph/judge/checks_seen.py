@@ -113,7 +113,7 @@ def recorded_prompts_check(rows: Sequence[Row], prompts: Sequence[tuple[Sequence
     """
     seen = [({*lines}, {*prints}) for lines, prints in prompts if lines]
     compared = lost = 0
-    nearest: list[tuple[Row, set[str]]] = []  # each row, and the lines of the prompt that is most like its own
+    nearest: list[tuple[Row, list[set[str]]]] = []  # each row, and the lines of the prompts that are most like its own
     for row in rows:
         text = (row.asked or "").strip() if isinstance(row.prompt, str) else ""
         told = [line for line in text.splitlines() if line.strip()]
@@ -125,12 +125,12 @@ def recorded_prompts_check(rows: Sequence[Row], prompts: Sequence[tuple[Sequence
         if not lines or not seen:
             continue
         compared += 1
-        missing, n = min(
-            (sum(own not in hashes and (edge is None or not edge <= prints) for own, edge in lines), n)
-            for n, (hashes, prints) in enumerate(seen)
-        )
-        lost += missing > 0
-        nearest.append((row, seen[n][0]))
+        missing = [
+            sum(own not in hashes and (edge is None or not edge <= prints) for own, edge in lines)
+            for hashes, prints in seen
+        ]
+        lost += min(missing) > 0
+        nearest.append((row, [seen[n][0] for n, count in enumerate(missing) if count == min(missing)]))
     if not compared:
         return PROMPTS_AS_RECORDED.check(None, "none")
     added = _added(nearest)
@@ -139,13 +139,17 @@ def recorded_prompts_check(rows: Sequence[Row], prompts: Sequence[tuple[Sequence
     return PROMPTS_AS_RECORDED.check(not lost, "compared", compared=compared, lost=lost)
 
 
-def _added(nearest: Sequence[tuple[Row, set[str]]]) -> int:
-    """How many prompts have lines that neither their rows record nor all prompts have, as those of a template."""
+def _added(nearest: Sequence[tuple[Row, list[set[str]]]]) -> int:
+    """How many prompts have lines that neither their rows record nor all prompts have, as those of a template.
+
+    Where several have all of a row's lines, one of two questions may be among them: the shortest is the row's own.
+    """
     if len(nearest) < LEAST_PROMPTS:
         return 0
-    frame = set[str].intersection(*(lines for _, lines in nearest))
+    frame = set[str].intersection(*(lines for _, alike in nearest for lines in alike))
     added = 0
-    for row, lines in nearest:
+    for row, alike in nearest:
+        lines = min(alike, key=len)
         told, asked = (
             {text_hash(line)[:8] for line in str(text or "").splitlines() if line.strip()}
             for text in (row.prompt, row.asked)
