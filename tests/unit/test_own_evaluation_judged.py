@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 from steph.base.fingerprint import fingerprints, text_hash
+from steph.base.messages import NOTHING
 from steph.base.terms import Severity
 from steph.contract.description import load_description
+from steph.contract.questions import Question, question_key
+from steph.contract.results import Row
 from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_results import _dataset_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import checks_verdict
 from steph.judge.witness import read_witness
@@ -292,3 +296,70 @@ def test_random_weights_that_say_nothing_lost_nothing(tmp_path: Path) -> None:
     _rows(one, lambda row: row | {"text": ""})
     _, checks = one.judged()
     assert (checks["responses_present"].holds, checks["responses_present"].severity) == (False, Severity.WARN)
+
+
+LONG = tuple(
+    (
+        f"{place}の届出を受けた者は、その日から起算して{n * 9 + 5}日以内に所管の大臣へ書面で報告しなければならない",
+        f"{place}の許可を更新する者は、期間の満了する{n * 7 + 30}日前までに知事に申請書を差し出すものとする",
+        f"{place}の事業を廃止した者は、遅滞なくその旨を登記所に申し出て、{n + 3}年の間は帳簿を保存する",
+        f"{place}の登録を取り消された者は、{n + 2}年を経過した後でなければ再び登録を受けることができない",
+    )
+    for n, place in enumerate(("倉庫", "質屋", "鉄道", "港湾"))
+)
+ORDERS = ((2, 0, 3, 1), (1, 3, 0, 2), (3, 2, 1, 0), (0, 1, 2, 3))  # of the choices in each prompt
+MEANT = (0, 1, 3, 3)  # the choice that each answer is; the third is wrong
+
+
+def _shuffled(one: Planted, said_for: Callable[[int], str], gold: Callable[[int], str], *, kept: bool = False) -> None:
+    """Ask with the choices in another order; `kept`: each with its own letter."""
+    one.evidence["questions"] = tuple(
+        Question(question_key(question, LONG[n]), "abcd"[n]) for n, question in enumerate(QUESTIONS)
+    )
+    calls = [fact for fact in one.facts if fact["fact"] == "generation"]
+    for n, (fact, row) in enumerate(zip(calls, one.raw["rows"], strict=True)):
+        letters = [("ABCD"[k] if kept else "ABCD"[place], LONG[n][k]) for place, k in enumerate(ORDERS[n])]
+        prompt = "\n".join([QUESTIONS[n], *(f"{letter}. {text}" for letter, text in letters), "答え:"])
+        text = next(letter for letter, text in letters if text == LONG[n][MEANT[n]])
+        fact |= {"prompt_fingerprints": [list(fingerprints(prompt))], "response_hashes": [[text_hash(text)]],
+                 "response_fingerprints": [[]], "new_tokens": [2]}  # fmt: skip
+        row |= {"text": text, "said": said_for(n), "gold": gold(n)}
+        row["ok"] = row["said"].lower() == row["gold"].lower()
+        del row["c"]
+    one.raw["accuracy"] = sum(row["ok"] for row in one.raw["rows"]) / 4
+
+
+def _as_said(n: int) -> str:
+    return "ABCD"[ORDERS[n].index(MEANT[n])]
+
+
+@pytest.mark.parametrize(
+    ("said_for", "gold", "kept", "is_found"),
+    [
+        (_as_said, lambda n: "ABCD"[n], False, True),
+        (lambda n: "ABCD"[MEANT[n]], lambda n: "ABCD"[n], False, False),  # the letter given back to its choice
+        (_as_said, lambda n: "ABCD"[ORDERS[n].index(n)], False, False),  # the right letter moved along
+        (lambda n: "ABCD"[MEANT[n]], lambda n: "ABCD"[n], True, False),  # lines moved, labels and all
+    ],
+)
+def test_choices_shuffled_in_the_prompts_alone(
+    said_for: Callable[[int], str], gold: Callable[[int], str], kept: bool, is_found: bool, tmp_path: Path
+) -> None:
+    """Neither choices nor prompts are recorded: what the prompts had shows whose letters are counted."""
+    one = sound(tmp_path, "choice")
+    _shuffled(one, said_for, gold, kept=kept)
+    _, checks = one.judged()
+    assert broken(checks.values()) == ({"prompts_hold_questions"} if is_found else set())
+    assert checks["prompts_hold_questions"].severity is Severity.FAIL
+    assert ("別の選択肢" in str(checks["prompts_hold_questions"].message)) == is_found
+
+
+def test_choices_recorded_in_the_order_that_they_were_asked_in() -> None:
+    """Their letters are those of that order: the right one of the data set has moved with its choice."""
+    key = question_key(QUESTIONS[0], LONG[0])
+    rows = [
+        Row(question=QUESTIONS[0], choices=[LONG[0][k] for k in order], correct_answer=letter, is_correct=True)
+        for order, letter in ((ORDERS[0], "B"), (ORDERS[0], "C"), ((0, 1, 2, 3), "A"))
+    ]
+    found = [_dataset_checks((Question(key, "a"),), NOTHING, (row,), is_exact=False)[1].holds for row in rows]
+    assert found == [True, False, True]

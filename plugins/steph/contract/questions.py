@@ -23,6 +23,7 @@ _SEQUENCES = (
     tuple("abcdefghij"), tuple("123456789"), tuple("0123456789"), tuple("アイウエオカキクケコ"),
     tuple("イロハニホヘト"), ("i", "ii", "iii", "iv", "v", "vi"), tuple("甲乙丙丁戊"), tuple("一二三四五"),
 )  # fmt: skip
+NUMBERINGS = _SEQUENCES[:2]  # of answers
 _LABEL = re.compile(
     r"^[\s(\[【「<]*(?:(?:選択肢|option|choice|肢)\s*)?([a-z]{1,3}|\d{1,2}|[ア-コイロハニホヘト甲乙丙丁戊一二三四五])[\s.、,::)\]】」>]+(?=\S)",
     re.IGNORECASE,

@@ -13,7 +13,9 @@ from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import normal_form, text_hash
 from steph.base.messages import say
 from steph.base.text import one_line
+from steph.contract.questions import NUMBERINGS, as_in_dataset, key_texts, plain_label, question_key
 from steph.contract.results import Results, Row
+from steph.judge.checks_prompts import asked_order
 from steph.judge.checks_seen import (
     ADAPTER_AS_SAVED,
     ANSWERS_FREE,
@@ -54,7 +56,7 @@ from steph.judge.checks_trained_use import (
 )
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
-from steph.judge.reading import LETTERS
+from steph.judge.reading import LETTERS, stated_labels
 from steph.judge.witness import Generation, ModelLoaded, Raised, Witness
 from steph.record.values import Check
 
@@ -103,7 +105,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         active_check(seen, rows),
         scaling_check(seen),
         base_check(seen, generations),
-        questions_check(seen, rows),
+        _order_check(seen, rows) or questions_check(seen, rows),
         bare_check(seen, rows),
         frame_check(seen, rows),
         _responses_check(seen, rows),
@@ -118,6 +120,52 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         quantised_check(evidence.settings.load_in_4bit, worked),
         *place_checks(worked, on_gpu=evidence.on_gpu),
     )
+
+
+def as_asked(seen: Answering, rows: Sequence[Row]) -> tuple[tuple[Row, ...], int]:
+    """The rows by the letters that their prompts had, and how many count a letter as if choices had not moved.
+
+    Whoever shuffles choices gives a letter back to the choice that it was said for, or moves the right one along: one
+    such row speaks for all.
+    """
+    dataset = seen.evidence.questions or ()
+    known = {one.key: (key_texts(one.key)[1], one.answer) for one in dataset}
+    found, taken, is_sound = [*rows], 0, False
+    for n, row in enumerate(rows if dataset else ()):
+        (key,) = as_in_dataset([question_key(row.question, row.choices)], dataset)
+        choices, gold = known.get(key, ((), ""))
+        labels = next((one[: len(choices)] for one in NUMBERINGS if gold in one[: len(choices)]), ())
+        own = row.model_copy(update={"choices": list(choices)})
+        for answer in answers_to(seen.counting, own) if labels else ():
+            order, said = asked_order(answer.prompt or (), choices), _said(answer, row, labels)
+            right = labels.index(gold)
+            if order is None or said is None or order[said] == said:
+                continue
+            if row.predicted_answer == labels[order[said]]:
+                letters = {"predicted_answer": labels[said], "correct_answer": labels[order.index(right)]}
+                found[n], is_sound = (
+                    row.model_copy(update={**letters, "choices": row.choices and [choices[k] for k in order]}),
+                    True,
+                )
+            elif plain_label(row.correct_answer) != gold:
+                is_sound = True
+            else:  # unless what is right did not move
+                taken += order[right] != right and row.predicted_answer == labels[said]
+    return tuple(found), 0 if is_sound else taken
+
+
+def _order_check(seen: Answering, rows: Sequence[Row]) -> Check | None:
+    """A finding where choices were asked in another order than the data set's and letters count as they were said."""
+    taken = as_asked(seen, rows)[1]
+    return PROMPTS_HOLD_QUESTIONS.check(False, "shuffled", questions=len(rows), taken=taken) if taken else None
+
+
+def _said(answer: Answer, row: Row, labels: Sequence[str]) -> int | None:
+    """The place of the one label that a response, or its first or last line, is; or that it names as its answer."""
+    found = [n for n, one in enumerate(labels) if _says_other(answer, "", {one})]
+    if not found and answers_saying([answer], row.response or ""):
+        found = [*map(labels.index, stated_labels(row.response or "", labels))]
+    return found[0] if len(found) == 1 else None
 
 
 def _generated_check(seen: Answering, wanted: int) -> Check:

@@ -24,13 +24,14 @@ from steph.contract.results import Results, ResultsFile
 from steph.contract.results_files import find_results
 from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
 from steph.judge.checks_adapter import base_check
-from steph.judge.checks_answers import witnessed_answer_checks
+from steph.judge.checks_answers import as_asked, witnessed_answer_checks
 from steph.judge.checks_extended import compared, extended_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_results import content_checks, dataset_check, file_checks
 from steph.judge.checks_text import response_checks
 from steph.judge.evidence import MAX_HASHED_BYTES, EvalEvidence, artifact, names_model, same_path
 from steph.judge.kinds import FAIL, WARN, CheckKind, Figures, Needs, lacking_in_evaluation, without_inapplicable
+from steph.judge.witness import Witness
 from steph.record.values import Artifact, Check, EvalOutcome
 
 MOST_NAMED = 8  # of addresses and keys
@@ -331,7 +332,7 @@ def judge_evaluation(
         dataset_check(evidence),
         *content_checks(evidence, content, lines),
         *response_checks(
-            rows,
+            rows and as_asked(Answering(evidence, evidence.witness or Witness()), rows)[0],
             labels=content.labels if content else (),
             kind=form.kind,
             cot=evidence.settings.use_cot,

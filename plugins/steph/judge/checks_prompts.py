@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -119,6 +119,30 @@ def _joined_share(there: set[str], texts: Sequence[str]) -> float:
     ]
     held = [prints <= there for prints in meetings if prints]
     return sum(held) / len(held) if held else 0.0
+
+
+def asked_order(prompt: Sequence[str], choices: Sequence[str]) -> tuple[int, ...] | None:
+    """The order in which a prompt has a question's choices, numbered anew in that order.
+
+    None where one of them is too short to tell, or where choices that moved took their labels along.
+    """
+    places = {one: n for n, one in enumerate(prompt)}
+    prints = [{*_fingerprints(text)} for text in choices]
+    counts = Counter(one for own in prints for one in own)
+    alone = [{one for one in own if counts[one] == 1} for own in prints]
+    if len(choices) < 2 or not all(own and own <= places.keys() for own in alone):
+        return None
+    order = sorted(range(len(choices)), key=lambda n: min(map(places.__getitem__, alone[n])))
+
+    def held(labels: Iterable[int]) -> float:
+        numbered = [(chr(ord("a") + label), label + 1, choices[n]) for label, n in zip(labels, order, strict=True)]
+        texts = (
+            "".join(style.format(l=letter, L=letter.upper(), n=number, text=text) for letter, number, text in numbered)
+            for style in _STYLES
+        )
+        return max((share for text in texts if (share := _share({*places}, text)) is not None), default=0.0)
+
+    return tuple(order) if order == sorted(order) or held(range(len(order))) > held(order) else None
 
 
 def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: Path | None) -> OtherText | None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 
 from steph.base.files import UnreadableError, sha256_of
 from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.text import one_line
 from steph.contract.lines import EvalLines
 from steph.contract.questions import (
+    NUMBERINGS,
     Question,
     as_in_dataset,
     is_among,
+    key_texts,
     plain_label,
     question_key,
     questions_of,
@@ -276,7 +279,7 @@ def _dataset_checks(
         own = answers.get(key)
         foreign += own is None
         has_answer = bool(row.correct_answer) and own is not None and own != {""}
-        changed += has_answer and plain_label(row.correct_answer) not in (own or ())
+        changed += has_answer and plain_label(row.correct_answer) not in {*(own or ()), *_moved(row, key, own or ())}
     origin: Figures = {"questions": count, "foreign": foreign, "changed": changed}
     firsts = tuple(question.key for question in dataset[:count])
     held, in_order = (Counter(firsts) & Counter(keys)).total(), firsts == keys
@@ -290,6 +293,15 @@ def _dataset_checks(
         ),
         order,
     )
+
+
+def _moved(row: Row, key: str, answers: Collection[str]) -> set[str]:
+    """The letters of the right choices where the row records the data set's choices in another order."""
+    recorded, own = key_texts(question_key("", row.choices))[1], key_texts(key)[1]
+    if sorted(recorded) != sorted(own):
+        return set()
+    numbered = [(one, one.index(answer)) for answer in answers for one in NUMBERINGS if answer in one[: len(own)]]
+    return {one[recorded.index(own[place])] for one, place in numbered}
 
 
 def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
