@@ -29,6 +29,7 @@ from steph.judge.checks_extended import compared, extended_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_results import content_checks, dataset_check, file_checks
 from steph.judge.checks_text import response_checks
+from steph.judge.checks_trained_use import Answering
 from steph.judge.evidence import MAX_HASHED_BYTES, EvalEvidence, artifact, names_model, same_path
 from steph.judge.kinds import FAIL, WARN, CheckKind, Figures, Needs, lacking_in_evaluation, without_inapplicable
 from steph.judge.witness import Witness
