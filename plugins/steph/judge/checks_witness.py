@@ -278,14 +278,14 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
     witness = evidence.witness or Witness()
     if seen is None:
         holds, why = why_unseen(evidence.witness, "training")
-        needed = [kind for kind in WITNESSED_TRAINING if kind not in (TRAINING_SEEN, PARAMETERS_ON_GPU)]
+        needed = [kind for kind in WITNESSED_TRAINING if kind not in (TRAINING_SEEN, PARAMETERS_ON_GPU, RANKS_AGREE)]
         unmeasured = (kind.check(None, say("witness.no_training")) for kind in needed)
         return (TRAINING_SEEN.check(holds, why), *unmeasured, *row_checks(evidence, None, ()))
     return (
         _ended_check(seen),
         _steps_check(evidence, seen),
         _batch_check(evidence, seen.begins, seen.batches),
-        _ranks_check(seen, trainings_in(evidence.witness)),
+        *_ranks_checks(seen, trainings_in(evidence.witness)),
         *label_checks(seen),
         model_check(witness, evidence.model_name, (seen.begins,)),
         quantised_check(evidence.settings.use_4bit, (seen.begins,)),
@@ -367,12 +367,17 @@ def _batch_check(evidence: TrainEvidence, begins: TrainingBegins, batches: Seque
     )
 
 
-def _ranks_check(seen: Seen, every: Sequence[Seen]) -> Check:
-    """Every process ends with the same adapter, as after synchronised gradients, and trains on rows of its own."""
+def _ranks_checks(seen: Seen, every: Sequence[Seen]) -> tuple[Check, ...]:
+    """Every process ends with the same adapter, as after synchronised gradients, and trains on rows of its own.
+
+    Of a single process nothing is asked.
+    """
     last = {
         one.process.pid: one for one in sorted(every, key=lambda one: one.begins.at) if one.process.rank is not None
     }
     others = [one for pid, one in last.items() if pid != seen.process.pid]
+    if not others:
+        return ()
     own, rows = (seen.ends.matrices if seen.ends else None) or {}, _rows_of(seen)
     compared = apart = shared = 0
     for one in others:
@@ -384,12 +389,12 @@ def _ranks_check(seen: Seen, every: Sequence[Seen]) -> Check:
         fewer = min(len(rows), len(theirs))
         shared += bool(common) and fewer >= LEAST_ROWS and 2 * len(rows & theirs) > fewer
     if not compared:
-        return RANKS_AGREE.check(None, "none")
+        return (RANKS_AGREE.check(None, "none"),)
     if apart:
-        return RANKS_AGREE.check(False, "apart", processes=compared + 1, apart=apart)
+        return (RANKS_AGREE.check(False, "apart", processes=compared + 1, apart=apart),)
     if shared:
-        return RANKS_AGREE.check(False, "same_rows", processes=compared + 1, severity=WARN)
-    return RANKS_AGREE.check(True, "agree", processes=compared + 1)
+        return (RANKS_AGREE.check(False, "same_rows", processes=compared + 1, severity=WARN),)
+    return (RANKS_AGREE.check(True, "agree", processes=compared + 1),)
 
 
 def _rows_of(seen: Seen) -> frozenset[str]:
