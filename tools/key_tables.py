@@ -23,9 +23,8 @@ from babel.messages.pofile import read_po
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from steph.base.messages import Language, text
-from steph.contract.description import Description
+from steph.contract.description import Description, preset_names, preset_text
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
-from steph.contract.presets import preset_names, preset_text
 from steph.doctor.checks import CATALOG
 from steph.doctor.facts import CERTAIN
 from steph.plan.settings import Profile, Within

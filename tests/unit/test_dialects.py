@@ -15,8 +15,7 @@ from planted.scenario import MODEL, TRAIN_ROWS
 from steph.base.files import sha256_of
 from steph.conduct.preparation import read_inputs
 from steph.contract.commands import Place, train_call, unsaid_settings
-from steph.contract.description import load_description
-from steph.contract.presets import preset_table
+from steph.contract.description import load_description, preset_table
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.verdict import checks_verdict

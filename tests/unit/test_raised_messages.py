@@ -16,7 +16,6 @@ AT_THE_TERMINAL = {"OptionError", "ProfileError", "DescriptionError", "PresetErr
 # modules whose ValueError a reader of rows or of models puts into a report
 OF_VALUES = (
     "contract/description.py",
-    "contract/presets/__init__.py",
     "contract/rows.py",
     "gpu/driver.py",
     "memory/shapes.py",

@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Wi
 from steph.base.messages import Value, say
 from steph.base.terms import NAMED_TRAINERS, TrainerName
 from steph.contract.placeholders import KNOWN_IN_EVALUATE, KNOWN_IN_TRAIN, WHEN, names_in, unknown_placeholder
-from steph.contract.presets import preset_table
 from steph.contract.results import EvaluationKind
 from steph.contract.results_files import ResultsFormat
 from steph.contract.rows import RowFormat
@@ -26,10 +26,29 @@ from steph.plan.settings import Filled, ProfileError, bounded, strictly, validat
 from steph.record.settings import MAX_SAMPLES, TrainSettings
 
 FILE_NAME = "steph.toml"
+PRESETS = Path(__file__).parent / "presets"  # one TOML file each; its name is what `preset` says
 UNKNOWN = "…"  # in a draft, what a person must put in its place; no program has this name
 _UNFILLED = re.compile(rf'^[^#\n]*(?:"{UNKNOWN}"|=[ ]*{UNKNOWN})', re.MULTILINE)
 DEFAULT_PRESET = "lawqa"
 OUTPUT_DIR, EVALUATION_OUTPUT = "steph-adapter", "steph-evaluation.json"  # where nothing is said; no folder is made
+
+
+def preset_names() -> tuple[str, ...]:
+    """The presets that there are."""
+    return tuple(sorted(file.stem for file in PRESETS.glob("*.toml")))
+
+
+def preset_text(name: str) -> str:
+    """A preset's file; raises ValueError naming those that there are."""
+    if name not in preset_names():
+        raise ValueError(say("description.no_preset", preset=repr(name), known=preset_names()))
+    return (PRESETS / f"{name}.toml").read_text(encoding="utf-8")
+
+
+@cache
+def preset_table(name: str) -> dict[str, Any]:
+    """A preset's tables; raises ValueError naming those that there are."""
+    return tomllib.loads(preset_text(name))
 
 
 def _inside(path: str) -> str:
@@ -165,14 +184,16 @@ def _as_table(config: object) -> object:
 Config = Annotated[ConfigFile | None, BeforeValidator(_as_table)]
 
 
-@bounded(TrainSettings, optional=True, besides=("launcher", "num_processes"))
-class Fixed(Value):
-    """Settings that a program has inside: no rung turns them, and what was seen is held against them."""
-
+class _Given(Value):
     @property
     def given(self) -> dict[str, Any]:
         """The settings that are given, by the profile's names."""
         return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+
+
+@bounded(TrainSettings, optional=True, besides=("launcher", "num_processes"))
+class Fixed(_Given):
+    """Settings that a program has inside: no rung turns them, and what was seen is held against them."""
 
 
 class TrainRows(Value):
@@ -262,16 +283,11 @@ class EvaluateResults(Value):
     row: ResultsRow = ResultsRow()
 
 
-class EvaluateFixed(Value):
+class EvaluateFixed(_Given):
     """Settings that an evaluation has inside."""
 
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
     load_in_4bit: bool | None = None
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The settings that are given, by the profile's names."""
-        return {name: getattr(self, name) for name in sorted(self.model_fields_set)}
 
 
 class Evaluate(Value):

@@ -256,9 +256,11 @@ def draft(found: Survey) -> str:
     training = next((script for script in found.scripts if script.trains), None)
     evaluating = next((script for script in found.scripts if script.evaluates), None)
     train = tuple(_train(found, training))
-    own_model = _model(found, training)
-    lines = [*_comment("init.head"), "", *_trainer(train), *own_model, *train, "", *_evaluate(found, evaluating)]
-    return "\n".join(lines) + "\n"
+    lines = [*_comment("init.head"), ""]
+    for name in (TrainerName.TRL, TrainerName.UNSLOTH):  # whose memory was measured
+        if f"preset = {_toml(name)}" in train:
+            lines += [_with_note(f"trainer = {_toml(name)}", "init.note.trainer"), ""]
+    return "\n".join([*lines, *_model(found, training), *train, "", *_evaluate(found, evaluating)]) + "\n"
 
 
 def _comment(message_id: str, **values: object) -> list[str]:
@@ -303,13 +305,6 @@ def _taken(script: Script | None, section: str) -> _Taken:
     options, switches = known(NAMES[f"{section}_options"], with_value), known(NAMES[f"{section}_switches"], alone)
     used = {*options.values(), *switches.values()}
     return _Taken(options, switches, tuple(option for option in script.options if option not in used))
-
-
-def _trainer(train: tuple[str, ...]) -> Iterator[str]:
-    """What the memory of a preset's program follows, where that was measured."""
-    for name in (TrainerName.TRL, TrainerName.UNSLOTH):
-        if f"preset = {_toml(name)}" in train:
-            yield from (_with_note(f"trainer = {_toml(name)}", "init.note.trainer"), "")
 
 
 def _model(found: Survey, script: Script | None) -> Iterator[str]:

@@ -267,27 +267,22 @@ def _rent(advice: Advice, peak: PredictedPeak | None, size: Size | None) -> Rent
 
 def answers(record: Record, advice: Advice) -> tuple[Markdown, ...]:
     """Answer what a person who pays for the card asks: whether to rent, which card, how long, and what first."""
-    decided = decide(advice)
+    decided, target = decide(advice), advice.destination
     has_price = advice.time is not None and advice.time.price_per_hour is not None
     asked = {
-        "rent": _rent_words(record, advice, decided),
+        "rent": say(
+            f"advice.rent.{decided.rent}",
+            card=decided.size.name if decided.size else target.card,
+            line=decided.line,
+            model=target.model,
+            findings=len(advice.mend_first),
+            reasons=record.context.rehearsal_reasons or say("report.nothing_recorded"),
+        ),
         "card": _card_to_rent(advice, decided),
         "cost" if has_price else "time": _hours(advice, decided),
         "first": _first(record, advice, decided),
     }
     return tuple(Markdown(f"**{text(f'advice.ask.{name}')}** {prose(words)}") for name, words in asked.items() if words)
-
-
-def _rent_words(record: Record, advice: Advice, decided: Decision) -> Message:
-    target, named = advice.destination, decided.size
-    return say(
-        f"advice.rent.{decided.rent}",
-        card=named.name if named else target.card,
-        line=decided.line,
-        model=target.model,
-        findings=len(advice.mend_first),
-        reasons=record.context.rehearsal_reasons or say("report.nothing_recorded"),
-    )
 
 
 def _card_to_rent(advice: Advice, decided: Decision) -> Message:

@@ -126,6 +126,7 @@ def figures_of(record: Record) -> dict[str, float | None]:
 def _circumstances(record: Record) -> dict[str, str]:
     """What the figures depend on."""
     context, choice, h2 = record.context, record.model, record.stages.get(StageId.H2)
+    card = context.environment.device
     last = h2.last_attempt if h2 and h2.verdict.is_green else None
     commit = (context.pipeline_git.commit or MISSING)[:12]
     files = [say("compare.data", role=file.role, rows=file.rows, sha=file.sha256[:12]) for file in record.data]
@@ -134,17 +135,12 @@ def _circumstances(record: Record) -> dict[str, str]:
         "profile": f"{context.profile} {context.profile_sha256[:12]}",
         "pipeline": context.pipeline_root,
         "commit": phrase("compare.changed_commit", commit=commit) if context.pipeline_git.dirty else commit,
-        "card": _card(record),
+        "card": f"{card.name} {units.gib(card.total_bytes)}" if card else text("compare.no_gpu"),
         "cap": units.gib(context.vram_cap_bytes),
         "model": f"{choice.name}@{(choice.revision or MISSING)[:12]}" if choice else MISSING,
         "files": phrase("list.of", items=files) if files else MISSING,
         "settings": str(last.label) if last else MISSING,
     }
-
-
-def _card(record: Record) -> str:
-    card = record.context.environment.device
-    return f"{card.name} {units.gib(card.total_bytes)}" if card else text("compare.no_gpu")
 
 
 def _versions(record: Record) -> dict[str, str]:
