@@ -19,12 +19,11 @@ from steph.conduct.attempts import Judge
 from steph.conduct.jobs import open_job
 from steph.conduct.models import expected
 from steph.conduct.preparation import MIN_ATTEMPT_SECONDS, Console, Setup, StageRun
-from steph.conduct.training import walk_ladder
+from steph.conduct.training import settings_at, walk_ladder
 from steph.contract.commands import Call
 from steph.contract.description import Description
 from steph.judge.verdict import Outcome
 from steph.memory.shapes import BUILT_IN, parameter_count
-from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import load_profile, profile_path
 from steph.record.events import StageStarted

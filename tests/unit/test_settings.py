@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from steph.plan.ladder import ladder_without_4bit, settings_at
+from steph.conduct.training import ladder_without_4bit, settings_at
 from steph.plan.settings import (
     ProfileError,
     ProfileEvaluate,

@@ -9,9 +9,8 @@ from planted import TRAIN_FILE
 from scripted_training import BASE, LADDER, LARGE, NO_BNB, OOM, OOM_LOADING, SMALL, ScriptedTraining
 from steph.base.terms import Severity, StageId, Verdict
 from steph.conduct import training
-from steph.conduct.training import no_rung_keeps_the_answers
+from steph.conduct.training import no_rung_keeps_the_answers, settings_at
 from steph.contract.rows import AnswerLoss, row_lengths
-from steph.plan.ladder import settings_at
 from steph.record.values import Check, Diagnosis, ModelChoice, StageResult
 from suite_runs import lengthen_rows, make_bench, make_model
 

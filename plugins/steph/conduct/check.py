@@ -14,13 +14,13 @@ from pathlib import Path
 from steph.base.messages import Message, phrase, say
 from steph.base.terms import StageId
 from steph.conduct.preparation import Inputs, config_template, pipeline_python, place_of, read_inputs
+from steph.conduct.training import settings_at
 from steph.contract.commands import Call, evaluate_call, passed_names, train_call, unsaid_settings
 from steph.contract.description import FILE_NAME, Description
 from steph.contract.results_files import READERS
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.judge.kinds import check_kinds
-from steph.plan.ladder import settings_at
 from steph.plan.options import Options
 from steph.plan.settings import Profile
 from steph.record.settings import TrainSettings, steps_due, steps_per_epoch
