@@ -226,7 +226,12 @@ def setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
     if asked.mixed_precision and begins.precision:
         pairs.append((say("witness.precision"), {begins.precision}, asked.mixed_precision))
     if begins.learning_rate is not None:
-        rates = (begins.learning_rate, *(begins.learning_rates or ()))  # LoRA+ has a higher one for the B matrices
+        peak = max((line.learning_rate or 0.0 for line in seen.logged), default=0.0)  # a cycle begins lower
+        rates = (
+            begins.learning_rate,
+            peak,
+            *(begins.learning_rates or ()),
+        )  # LoRA+ has a higher one for the B matrices
         same = any(math.isclose(rate, asked.learning_rate, rel_tol=RATE_TOLERANCE) for rate in rates)
         shown = f"{asked.learning_rate if same else begins.learning_rate:g}"
         pairs.append((say("witness.learning_rate"), {shown}, f"{asked.learning_rate:g}"))

@@ -7,6 +7,7 @@ ones a row of the results may be.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from steph.base.messages import say
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.base.units import MISSING
+from steph.contract.questions import choices_of
 from steph.contract.results import Row
 from steph.judge.checks_prompts import LEAST_ADDED, LEAST_LOST, asked_share, frame_added, frame_lost, text_beside
 from steph.judge.evidence import EvalEvidence, same_path
@@ -29,6 +31,7 @@ from steph.judge.witness import (
     AdapterLoaded,
     Batch,
     Generation,
+    ModelSaved,
     Scoring,
     StateFact,
     TrainingBegins,
@@ -347,12 +350,27 @@ def _scaling_of(seen: Answering, call: Call) -> tuple[float, ...]:
     return known[-1] if known else call.scaling
 
 
+def _merged_before(seen: Answering) -> set[str]:
+    """Adapters that were part of the base when the training began, and that no answering model has."""
+    trained = seen.evidence.training_witness or Witness()
+    merges = [fact for fact in trained.of(AdapterChanged) if fact.change == "merged"]
+    below = {sha256 for begins in begun(seen) for fact in merges if fact.at <= begins.at for sha256 in fact.sha256}
+    # a base that was saved with them, or one with a name of its own
+    saved = [fact.path for fact in trained.of(ModelSaved) if fact.path and below & {*fact.merged_sha256}]
+    names = {answer.call.name_or_path for answer in seen.counting} - {None}
+    if any(same_path(path, str(name)) for path in saved for name in names):
+        return set()
+    return below - {sha256 for answer in seen.counting for sha256 in (*answer.call.merged_sha256, *answer.call.sha256)}
+
+
 def base_check(seen: Answering, worked: Sequence[Generation]) -> Check:
     """An adapter answers for the base that it was trained on; another rounding of it is another base."""
     trained, answered = (
         {f"{layers.kind}/{layers.quant_type or MISSING}" for fact in facts for layers in fact.quantised}
         for facts in (begun(seen), worked)
     )
+    if seen.wants_adapter and (below := _merged_before(seen)):
+        return BASE_AS_TRAINED.check(False, "merged_before", sha256=min(below)[:12])
     if not trained or not answered or not seen.wants_adapter:
         return BASE_AS_TRAINED.check(None, "unseen")
     return BASE_AS_TRAINED.check(trained == answered, "layer_types", trained=sorted(trained), answered=sorted(answered))
@@ -375,11 +393,32 @@ def questions_check(seen: Answering, rows: Sequence[Row]) -> Check:
     return PROMPTS_HOLD_QUESTIONS.check(not lost and not edited, "compared", severity=severity, **counts)
 
 
+LEAST_OWN, HELD = 3, 0.9  # fingerprints that a question has to itself, and how many of them a prompt has
+
+
+def _with_others(prompts: Sequence[Sequence[str]], rows: Sequence[Row]) -> int:
+    """How many prompts ask several questions of the results, as where earlier turns stay; examples are in all."""
+    texts = [(row.question, *choices_of(row.choices).texts) for row in rows]
+    prints = [{one for text in own for one in fingerprints(text)} for own in texts]
+    counts = Counter(one for own in prints for one in own)
+    alone = [{one for one in own if counts[one] == 1} for own in prints]
+    held = [
+        frozenset(n for n, own in enumerate(alone) if len(own) >= LEAST_OWN and len(own & {*prompt}) >= HELD * len(own))
+        for prompt in prompts
+    ]
+    common = frozenset[int].intersection(*held) if len(held) > 1 else frozenset()
+    are_examples = all(len(own - common) <= 1 for own in held)
+    return 0 if are_examples else sum(len(own) > 1 for own in held)
+
+
 def bare_check(seen: Answering, rows: Sequence[Row]) -> Check:
     """Without retrieval a prompt holds its question, examples and what all have: no law's text, no passage."""
     if seen.evidence.settings.use_rag:
         return PROMPTS_BARE.check(None, "with_rag")
     prompts = [answer.prompt for answer in seen.counting if answer.prompt]
+    with_others = 0 if seen.evidence.form.format == "lm_eval" else _with_others(prompts, rows)
+    if 2 * with_others > len(prompts):
+        return PROMPTS_BARE.check(False, "with_others", prompts=len(prompts), with_others=with_others)
     beside = text_beside(prompts, rows, seen.evidence.dataset)
     if beside is None:
         return PROMPTS_BARE.check(None, say("evaluation.prompts_incomparable"))
@@ -409,6 +448,15 @@ def _other_beginning(batches: Sequence[Batch], calls: Collection[Call]) -> tuple
     return (trained, asked) if bos == other_bos and trained != asked and not may_be_cut else None
 
 
+def _lost_turns(batches: Sequence[Batch], calls: Collection[Call]) -> bool:
+    """Whether all trained rows have someone's turn that no prompt has, such as the user's."""
+    in_rows = [frozenset(one or ()) for fact in batches if not fact.packed for one in fact.header_hashes or ()]
+    in_prompts = [one for call in calls if isinstance(call, Generation) for one in call.header_hashes or () if one]
+    if len(in_rows) < LEAST_LEADS or not in_prompts:
+        return False
+    return bool(frozenset.intersection(*in_rows) - {one for own in in_prompts for one in own})
+
+
 def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     """What all trained rows have before their question stands in the prompts, and the other way round.
 
@@ -423,6 +471,8 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
             return FRAME_AS_TRAINED.check(False, "template_in_rows_only")
         if min(in_prompts) > 0 and not any(in_rows):
             return FRAME_AS_TRAINED.check(False, "template_in_prompts_only")
+    if seen.wants_adapter and _lost_turns(batches, calls):
+        return FRAME_AS_TRAINED.check(False, "other_turns")
     if seen.wants_adapter and (beginning := _other_beginning(batches, calls)) is not None:
         return FRAME_AS_TRAINED.check(False, "other_beginning", trained=beginning[0], asked=beginning[1])
     if seen.wants_adapter and not settings.use_cot:

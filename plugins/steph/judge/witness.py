@@ -259,6 +259,7 @@ class Batch(Fact):
     unlabelled_end_hashes: tuple[str | None, ...] | None = None  # of what follows the last label
     nested: tuple[bool | None, ...] | None = None  # whether a turn begins in another's header
     lead_hashes: TextLists = ()  # of each two tokens near the prompt's end; the last are right before the first label
+    header_hashes: tuple[tuple[str, ...] | None, ...] | None = None  # of what begins a turn, with the token behind it
     begin_hashes: TextLists = ()  # of each two tokens from there on, into the answer
     training: bool | None = None
     grad: bool | None = None
@@ -344,6 +345,7 @@ class Generation(StateFact):
     leading_bos: tuple[int, ...] | None = None
     special_tokens: tuple[int, ...] | None = None  # of the prompt, but for padding and BOS
     lead_hashes: TextLists = ()  # of each two tokens near the prompt's end
+    header_hashes: tuple[tuple[str, ...] | None, ...] | None = None
     thinks: tuple[bool, ...] | None = None  # whether it ends with a thought, or an order to think or not
     nested: tuple[bool | None, ...] | None = None
     new_tokens: tuple[int, ...] | None = None

@@ -214,6 +214,25 @@ def _bos(times: int) -> tuple[Change, ...]:
 IDS = "ids: list[int] = [tokenizer.bos_token_id] * {times} + encoded['input_ids']"
 WITH_BOS, WITHOUT_BOS = planted("a BOS in front", *_bos(1)), planted("no BOS in front", *_bos(0))
 TWO_BOS = planted("two BOS in front", *_bos(2))
+ON_MERGED = planted(
+    "on a base that another adapter was merged into",
+    (
+        RUN,
+        BASE,
+        f"{BASE}    below = {_BELOW.format(root='settings.output_dir.parents[1]')}\n"
+        "    base = PeftModel.from_pretrained(base, below).merge_and_unload()\n",
+    ),
+)
+ALSO_ON_MERGED = planted(
+    "the same merge in the evaluation",
+    (
+        LLM,
+        ON,
+        f"below = {_BELOW.format(root='config.lora_path.parents[1]')}\n"
+        "        base = PeftModel.from_pretrained(base, below).merge_and_unload()\n"
+        "        self._model = _with_adapter(base, config.lora_path)",
+    ),
+)
 TWICE = _rendered("render_chat(tokenizer, render_chat(tokenizer, prompt))")
 EVALUATED = (
     '        eval_strategy="steps", eval_steps=2, metric_for_best_model="eval_loss", per_device_eval_batch_size=2,\n'
@@ -724,6 +743,32 @@ TRAININGS = (
 
 OUR_STEP = "        with torch.inference_mode():\n            output = self._model.generate("
 EVALUATIONS = (
+    planted(
+        "the question in the system's turn",
+        _rendered("render_chat(tokenizer, prompt).replace('<|im_start|>user', '<|im_start|>system')"),
+        broken="frame_as_trained",
+    ),
+    planted(
+        "a conversation that goes on from question to question",
+        (
+            LLM,
+            ENCODE,
+            "from app.core.prompts import render_chat\n"
+            "        texts = [render_chat(self._tokenizer, prompt) for prompt in prompts]\n"
+            "        texts = ['b<|im_end|>\\n'.join(texts[: n + 1]) for n in range(len(texts))]\n"
+            "        encoded = [self._tokenizer(text, add_special_tokens=False)['input_ids'] for text in texts]",
+        ),
+        broken="prompts_as_recorded prompts_bare",
+    ),
+    planted(
+        "a watermark in the answers",
+        (
+            LLM,
+            '"num_beams": 1,',
+            '"num_beams": 1, "watermarking_config": __import__("transformers").WatermarkingConfig(bias=10.0),',
+        ),
+        broken="answers_free",
+    ),
     planted("rotary positions that the model's file has otherwise", _loaded_with(ROPE), broken="model_loaded"),
     planted("another epsilon than the model's file has", _loaded_with("rms_norm_eps=1.0"), broken="model_loaded"),
     planted(
@@ -752,7 +797,7 @@ EVALUATIONS = (
             "prompts = [prompt + chr(10) + other for prompt, other in zip(prompts, [*prompts[1:], prompts[0]])]\n"
             "        " + ENCODE,
         ),
-        broken="prompts_as_recorded",
+        broken="prompts_as_recorded prompts_bare",
     ),
     planted(
         "the adapter twice at once",
@@ -1199,6 +1244,17 @@ SOUND_TRAININGS = (
         (METRICS, 'inputs["attention_mask"].sum', 'inputs["input_ids"].ne(-1).sum'),
     ),
     planted("LoRA+, B sixteen times as fast", (METRICS, STEPS, f"{OPTIMIZER}{FASTER_B}        return made\n{STEPS}")),
+    planted(
+        "one cycle of the learning rate",
+        (
+            METRICS,
+            STEPS,
+            "\n    def create_scheduler(self, num_training_steps, optimizer=None):\n"
+            "        self.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(\n"
+            "            optimizer or self.optimizer, self.args.learning_rate, total_steps=num_training_steps)\n"
+            f"        return self.lr_scheduler\n{STEPS}",
+        ),
+    ),
     planted("Adafactor", (RUN, REPORTED, REPORTED + "        optim='adafactor',\n")),
     planted("SGD", (RUN, REPORTED, REPORTED + "        optim='sgd',\n")),
     planted(

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 from planted_reference import (
+    ALSO_ON_MERGED,
     ENDING,
     EVALUATIONS,
     ON_ANOTHER,
+    ON_MERGED,
     SCRIPT_EVALUATE,
     SCRIPT_TRAIN,
     SOUND_EVALUATIONS,
@@ -263,3 +265,17 @@ def test_a_bos_that_only_the_training_has(
         evaluation = evaluate(host, root, tiny_model, questions, training)
         assert evaluation.returncode == 0, evaluation.output[-2000:]
         assert set(broken(judge_evaluation(evaluation)[1])) == found, variant.what
+
+
+def test_an_adapter_that_was_merged_before_the_training_is_missed_in_the_evaluation(
+    host: Host, tiny_model: Path, long_rows: Path, questions: Path, trained: tuple[TrainEvidence, Path]
+) -> None:
+    """The new adapter alone stands on another base than it was trained on; with the same merge it does not."""
+    root = copy_of(ON_MERGED, trained[1].with_name("on-merged"))
+    training = train(host, root, tiny_model, long_rows)
+    assert training.returncode == 0, training.output[-2000:]
+    assert broken(judge_training(training)[1]) == {}
+    found = broken(judge_evaluation(evaluate(host, root, tiny_model, questions, training))[1])
+    assert set(found) == {"base_as_trained"}, found
+    again = copy_of(ALSO_ON_MERGED, root.with_name("also-on-merged"))
+    assert broken(judge_evaluation(evaluate(host, again, tiny_model, questions, training))[1]) == {}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from steph.base.terms import Severity
 from steph.judge.evidence import CardMemory, EvalEvidence, TrainEvidence
 from steph.judge.kinds import check_kinds
-from steph.judge.witness import Batch, Witness, read_witness
+from steph.judge.witness import AdapterChanged, Batch, Witness, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
 
 SEEN = "seen-evaluation"  # the folder of what a witness sees of the evaluation
@@ -562,6 +562,8 @@ WITNESSED = (
     _eval("examples_untrained", "評価のプロンプトにだけ例題がある", "frame_as_trained", trap=6),
     replace(_eval("", "チャットテンプレートなしで学習し、ありで評価した", "frame_as_trained", trap=6),
             label="template_untrained", eval_change=lambda evidence: _trained_without_template(evidence)),
+    replace(_eval("", "別のアダプターをマージしたベースで学習し、ただのベースで評価した", "base_as_trained"),
+            label="merged_before_training", eval_change=lambda evidence: _trained_on_merged(evidence)),
     _eval("dropout_on", "学習モードのまま答えた", "answers_greedy"),
     _eval("best_of_three", "一つの質問に三つの応答を作り、一つを選んだ", "answers_greedy"),
     _train("prompts_hidden", "マスクがプロンプトを隠す", "mask_and_positions"),
@@ -616,6 +618,15 @@ def _asked_for(evidence: EvalEvidence, model: str) -> EvalEvidence:
     for path in (evidence.root / SEEN).iterdir():
         path.write_text(path.read_text(encoding="utf-8").replace(evidence.model_name, model), encoding="utf-8")
     return replace(evidence, model_name=model, stdout=named, witness=read_witness(evidence.root / SEEN))
+
+
+def _trained_on_merged(evidence: EvalEvidence) -> EvalEvidence:
+    """The same run, had another adapter been part of the base before the training."""
+    merged = AdapterChanged(at=0.0, change="merged", sha256=("f" * 64,))
+    processes = (evidence.training_witness or Witness()).processes
+    return replace(evidence, training_witness=Witness(tuple(
+        replace(process, facts=(merged, *process.facts)) for process in processes
+    )))  # fmt: skip
 
 
 def _trained_without_template(evidence: EvalEvidence) -> EvalEvidence:

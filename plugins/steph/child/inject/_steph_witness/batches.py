@@ -221,6 +221,7 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         "padding": round(1 - sum(map(len, rows)) / max(1, len(ids) * width), 4),
         "padding_side": _side(spans, width), "row_hashes": [tokens.row_hash(row) for row in rows],
         "special_tokens": _special(rows), "nested": [tokens.is_nested(row) for row in rows],
+        "header_hashes": [tokens.header_hashes(row) for row in rows],
         "backwards": batch.get("backwards"),
         "bos": batch["bos"], "leading_bos": None if is_packed else tokens.leading(rows, batch["bos"]),
         "double_bos": sum(_twice(row, batch["bos"]) for row in rows),

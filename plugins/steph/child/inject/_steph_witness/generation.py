@@ -23,6 +23,7 @@ _STEERING = {
     "min_length": 0, "suppress_tokens": None, "begin_suppress_tokens": None, "bad_words_ids": None,
     "force_words_ids": None, "constraints": None, "forced_bos_token_id": None, "forced_decoder_ids": None,
     "sequence_bias": None, "prefix_allowed_tokens_fn": None, "logits_processor": None,
+    "watermarking_config": None, "penalty_alpha": 0.0, "dola_layers": None, "exponential_decay_length_penalty": None,
 }  # fmt: skip
 _PLAIN_PROCESSORS = ("InfNanRemove", "LogitNormalization", "MinLength", "MinNewTokens", "NoRepeatNGram", "Penalty")
 _own_steering: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
@@ -226,6 +227,7 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
         special_tokens=None if None in special else special, training=call["training"],
         lead_hashes=[tokens.lead_hashes(row) for row in prompts], thinks=[tokens.thinks(row) for row in prompts],
         nested=[tokens.is_nested(row) for row in prompts],
+        header_hashes=[tokens.header_hashes(row) for row in prompts],
         prompt_fingerprints=None if None in fingerprints else [one for one in fingerprints for _ in range(each)],
         new_tokens=[len(row) for row in said], stopped=stopped, **call["options"],
         response_hashes=[_hashes(text) for text in responses] if known else None,

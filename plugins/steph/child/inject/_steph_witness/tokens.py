@@ -128,6 +128,12 @@ def thinks(row: Sequence[int]) -> bool:
     return own is not None and any(word in own.decode(list(row[-_NEAR_END:])) for word in _THOUGHTS)
 
 
+def header_hashes(row: Sequence[int]) -> list[str] | None:
+    """A hash of each token that begins a turn with the one behind it: whose turn it is."""
+    _, _, marks = _ids_of_tokenizer()
+    return sorted({hashed for one, hashed in zip(row, _pairs(row)) if one in marks}) if marks else None
+
+
 def is_nested(row: Sequence[int]) -> bool | None:
     """Whether a turn begins in another's header, as where a chat template was applied to its own result."""
     _, ends, marks = _ids_of_tokenizer()

@@ -252,7 +252,8 @@ def _optimizer(optimizer: Any, args: Any) -> dict[str, Any]:
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     groups = getattr(inner, "param_groups", ())
-    rates = _numbers(group.get("initial_lr", group.get("lr")) for group in groups)
+    # a cycle begins below its highest one
+    rates = _numbers(group.get("max_lr", group.get("initial_lr", group.get("lr"))) for group in groups)
     decays, epsilons = (_numbers(group.get(name) for group in groups) for name in ("weight_decay", "eps"))
     betas = {tuple(_numbers(own)) for group in groups if isinstance(own := group.get("betas"), (list, tuple))}
     return {
