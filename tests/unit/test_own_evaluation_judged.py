@@ -214,6 +214,24 @@ def _gold_for_said(one: Planted) -> None:
     one.raw["accuracy"] = 1.0
 
 
+def _say(one: Planted, texts: tuple[str, ...], **values: tuple[object, ...]) -> None:
+    """The model said this, and the rows have these values, one for each."""
+    rows = [row | {"text": text} for row, text in zip(one.raw["rows"], texts, strict=True)]
+    one.raw["rows"] = [row | {name: value[n] for name, value in values.items()} for n, row in enumerate(rows)]
+    calls = [fact for fact in one.facts if fact["fact"] == "generation"]
+    for call, text in zip(calls, texts, strict=True):
+        call.update(new_tokens=[len(text)], response_hashes=[[text_hash(text)]])
+        call["response_fingerprints"] = [list(fingerprints(text))]
+
+
+LENGTHS = (
+    "高さは 15 キロメートル近くもある。",
+    "沸点は１０５度になる。",
+    "一年はおよそ 3650 日である。",
+    "木星が一番大きい。",
+)
+FIGURES = ("高さは 3,776 メートルである。", "沸点は１００度になる。", "一年は 365 日である。", "木星が一番大きい。")
+RIGHT_THREE = {"ok": (True, True, True, False)}
 DEFECTS: tuple[tuple[str, str, Callable[[Planted], object], set[str]], ...] = (
     ("adapter_never_loaded", "choice", _no_adapter, {"adapter_active"}),
     ("adapter_never_loaded", "generate", _no_adapter, {"adapter_active"}),
@@ -231,6 +249,11 @@ DEFECTS: tuple[tuple[str, str, Callable[[Planted], object], set[str]], ...] = (
      {"flags_consistent", "json_consistent"}),
     ("label_not_said", "choice", _gold_for_said, {"answers_as_responded", "strict_parse_agrees"}),
     ("wrong_counted_right", "generate", _praise, {"flags_consistent"}),
+    ("part_of_a_number", "generate",
+     lambda one: _say(one, LENGTHS, word=("5", "10", "365", "土星"), **RIGHT_THREE), {"flags_consistent"}),
+    ("no_right_answer", "generate", lambda one: _say(one, WRITTEN, word=("", "", "", "木星")), {"flags_consistent"}),
+    ("right_answer_is_nan", "generate",
+     lambda one: _say(one, WRITTEN, word=("富士山", "百度", "三百六十五日", "nan")), {"flags_consistent"}),
     ("words_missing", "choice", lambda one: setattr(one, "printed", "done\nevaluating\n"), {"lines_printed"}),
     ("response_of_nobody", "generate",
      lambda one: _rows(one, lambda row: row | {"text": "これはどのモデルも生成していない、後から書かれた文である。"}),
@@ -287,6 +310,14 @@ def test_a_sound_variant_is_not_accused(change: Callable[[Planted], object], why
     change(one)
     _, checks = one.judged()
     assert broken(checks.values()) == set(), why
+
+
+def test_numbers_are_found_as_they_are_written(tmp_path: Path) -> None:
+    """With a comma, wide, or with a word behind them."""
+    one = sound(tmp_path, "generate")
+    _say(one, FIGURES, word=("3776", "100", "365", "土星"), **RIGHT_THREE)
+    _, checks = one.judged()
+    assert broken(checks.values()) == set()
 
 
 def test_random_weights_that_say_nothing_lost_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection
 
@@ -242,16 +243,25 @@ def _flags_check(rows: tuple[Row, ...], *, is_free: bool) -> Check:
     if not is_free:
         wrong = sum(row.is_correct != (row.predicted_answer == plain_label(row.correct_answer)) for row in told)
         return FLAGS_CONSISTENT.check(wrong == 0, "compared", questions=len(rows), wrong=wrong)
-    texts = [
-        (row.is_correct, bare(row.correct_answer), bare(row.predicted_answer or row.response or "")) for row in rows
-    ]
+    missing = sum(bare(row.correct_answer) == "nan" or (row.is_correct and not row.correct_answer) for row in rows)
+    if missing and (told or missing < len(rows)):
+        return FLAGS_CONSISTENT.check(False, "no_gold", severity=WARN, questions=len(rows), missing=missing)
+    texts = [(row.is_correct, bare(row.correct_answer), row.predicted_answer or row.response or "") for row in rows]
     short = [(flag, gold, said) for flag, gold, said in texts if 0 < len(gold) <= SHORT_ANSWER_CHARS]
     if not short:
         return FLAGS_CONSISTENT.check(None, "long_answers", severity=INFO)
-    praised = sum(flag and gold not in said for flag, gold, said in short)
-    missed = sum(not flag and gold == said for flag, gold, said in short)
+    praised = sum(flag and not _stands_in(gold, said) for flag, gold, said in short)
+    missed = sum(not flag and gold == bare(said) for flag, gold, said in short)
     counts: Figures = {"questions": len(short), "praised": praised, "missed": missed}
     return FLAGS_CONSISTENT.check(not praised and not missed, "texts_compared", severity=WARN, **counts)
+
+
+def _stands_in(gold: str, said: str) -> bool:
+    """Whether a text has a right answer's letters and digits; a number is not part of a longer one."""
+    if gold not in bare(said):
+        return False
+    digits = re.compile(rf"(?<!\d){'[^0-9]?'.join(gold)}(?!\d)") if gold.isdecimal() and gold.isascii() else None
+    return digits is None or digits.search(unicodedata.normalize("NFKC", said)) is not None
 
 
 def _dataset_checks(
