@@ -368,6 +368,73 @@ def test_a_loop_that_sees_one_batch_again_and_again(
     assert found.pop("rows_seen", None) is (Severity.WARN if is_found else None)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "epochs", "words", "is_found"),
+    [
+        ("SequentialSampler", 2, (), True),
+        ("SequentialSampler", 1, (), False),
+        ("RandomSampler", 2, (), False),
+        ("LengthGroupedSampler", 2, (), False),
+        ("SequentialSampler", 2, ("curriculum_sampling: true",), False),
+        ("SequentialSampler", 2, ("--disable_shuffling", "true"), False),
+    ],
+)
+def test_epochs_in_the_same_order_are_a_note(
+    sound: TrainEvidence, tmp_path: Path, sampler: str, epochs: int, words: tuple[str, ...], is_found: bool
+) -> None:
+    """Not where it was asked for, where rows are packed, or where one epoch is all there is."""
+    settings = sound.settings.model_copy(update={"num_epochs": epochs, "max_steps": 500})
+    evidence = replace(sound, settings=settings, words=words)
+    change = each("training_begins", sampler={"class": sampler})
+    assert broken(judged(evidence, tmp_path / "a", change)).get("rows_seen") is (Severity.INFO if is_found else None)
+    packed = each("training_begins", packing=True)
+    assert "rows_seen" not in broken(judged(evidence, tmp_path / "b", change, packed))
+
+
+def test_a_loop_that_never_shuffles_is_a_note(sound: TrainEvidence, tmp_path: Path) -> None:
+    """Its first rows are the file's first ones, by the text that each has to itself."""
+    places = ["倉庫", "質屋", "鉄道", "港湾", "酒類", "銀行", "保険", "旅館", "古物", "警備", "電気", "水道"]
+    texts = [
+        f"第{n}条により{place}の許可を受けた者は、{n * 7 + 3}日以内に{place}を所管する大臣に届け出なければならない。"
+        for n, place in enumerate(places)
+    ]
+    file = tmp_path / "rows.jsonl"
+    lines = (json.dumps({"input": text * 2, "output": "ab"[n % 2]}, ensure_ascii=False) for n, text in enumerate(texts))
+    file.write_text("\n".join(lines), encoding="utf-8")
+    settings = sound.settings.model_copy(update={"num_epochs": 2, "max_steps": 500})
+    evidence = replace(sound, settings=settings, train_file=file, train_rows=12)
+    loop = each("training_begins", source="loop", rows=None, row_hashes=None, row_fingerprints=None, sampler=None)
+
+    def found(order: list[int]) -> Severity | None:
+        prints = [[fingerprints(texts[n] * 2) for n in order[k : k + 2]] for k in range(0, 12, 2)]
+        hashes = [[f"{n:08x}" for n in order[k : k + 2]] for k in range(0, 12, 2)]
+        own = batches(row_fingerprints=prints, row_hashes=hashes)
+        return broken(judged(evidence, tmp_path / str(order[0]), loop, own)).get("rows_seen")
+
+    assert found([*range(12)]) is Severity.INFO
+    assert found([3, 1, 0, 2, *range(4, 12)]) is None
+
+
+@pytest.mark.parametrize(("alike", "rows", "is_found"), [(10, 8, True), (10, 6, False), (20, 8, False)])
+def test_first_rows_whose_answers_are_all_alike(
+    sound: TrainEvidence, tmp_path: Path, alike: int, rows: int, is_found: bool
+) -> None:
+    """A file that is sorted by its answers and never shuffled; few rows, or an answer that most have, are chance."""
+    assert sound.train_file is not None
+    own = [json.loads(line) for line in sound.train_file.read_text(encoding="utf-8").splitlines()]
+    file = tmp_path / "rows.jsonl"
+    changed = (row | {"output": "答えは一つ" if n < alike else f"{n}番"} for n, row in enumerate(own))
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in changed), encoding="utf-8")
+    seen = batches(
+        answer_hashes=[[text_hash("答えは一つ")] * 2] * (rows // 2),
+        row_hashes=[[f"{n}a", f"{n}b"] for n in range(rows // 2)],
+        **{name: [None] * (rows // 2) for name in ("unlabelled_end_hashes", "of_data_set", "row_fingerprints")},
+    )
+    begins = each("training_begins", row_fingerprints=None, row_hashes=None)
+    found = broken(judged(replace(sound, train_file=file), tmp_path, seen, begins)).get("rows_seen")
+    assert found is (Severity.WARN if is_found else None)
+
+
 @pytest.mark.parametrize(("rateless", "is_found"), [(0, False), (1, False), (7, True)])
 def test_steps_of_a_loop_without_a_rate(sound: TrainEvidence, tmp_path: Path, rateless: int, is_found: bool) -> None:
     """A loop logs nothing: its optimizer tells. A warm-up may begin at zero."""

@@ -15,7 +15,7 @@ from steph.base.fingerprint import normal_form, text_hash
 from steph.base.messages import Message, say
 from steph.contract.rows import RowFormat, training_row
 from steph.judge.evidence import TrainEvidence
-from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
+from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.witness import Batch, TrainingBegins
 from steph.record.values import Check
 
@@ -32,6 +32,8 @@ FEW_ROWS, MANY_ROWS = 0.5, 1.05  # of the file's: dropped, held out and packed r
 MOST_REPEATED = 0.05  # of the rows, beyond those that the file itself repeats
 LEAST_SEEN, MOST_AGAIN = 8, 0.75  # rows of the first batches; the share of them that four passes over each batch make
 WHOLE_SHARE = 0.8  # of a file row's fingerprints that a row holds which is not cut
+CHANCE = 1e-4  # of rows that are alike after a shuffle
+OWN_ORDER = "curriculum|sequential|shuffl|sort"
 NARROW_SHARE = 0.9  # of the length that was asked for
 
 ROWS_SEEN = CheckKind("rows_seen", "H-2", WARN, trap=22, optional=True, needs=(Needs.TRAIN_ROWS,))
@@ -55,6 +57,7 @@ class _FileRows:
     answers: tuple[str, ...]  # of the same rows as `fields`
     has_blank_answers: bool
     prompts: frozenset[str]
+    most_alike: float  # the share of rows that have the commonest answer
     has_plain_edges: bool  # its fields begin and end alike in all rows, so that a template leaves no seams
 
     @property
@@ -89,11 +92,40 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
         if foreign > 0.5:
             troubles.append(say("rows.foreign", rows=len(seen), percent=100 * foreign))
     origin = ROWS_SEEN.check(True, "of_file", measured=measured) if measured else ROWS_SEEN.check(None, "uncounted")
+    answers = _answers_check(file, begins, batches)
+    if answers.holds is not False and not packing and not evidence.says(OWN_ORDER):
+        asked = evidence.settings
+        epochs = min(asked.num_epochs, asked.max_steps * asked.effective_batch_size / max(1, given))
+        origin = _order_check(file, begins, batches, epochs) or origin
     return (
         ROWS_SEEN.check(False, "otherwise", troubles=troubles) if troubles else origin,
         _whole_check(file, () if packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow),
-        _answers_check(file, begins, batches),
+        answers,
     )
+
+
+def _order_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Batch], most: float) -> Check | None:
+    """Rows in an order that hardly any shuffle gives: their answers are all alike, or each epoch is as the one before.
+
+    `most`: epochs that the steps asked for can be. Of a loop the file's order tells, of a Trainer its sampler.
+    """
+    sampler = (begins.sampler and begins.sampler.kind) or ""
+    learnt = [answer for batch in batches for answer in batch.answer_hashes or () if answer]
+    rows = min(len(learnt), len({row for batch in batches for row in batch.row_hashes or ()}))
+    if len({*learnt}) == 1 and file.most_alike**rows < CHANCE and "Weight" not in sampler:
+        return ROWS_SEEN.check(False, "alike", rows=rows)
+    is_same = "Sequential" in sampler or (begins.source == "loop" and _is_in_order(file, batches))
+    return ROWS_SEEN.check(False, "same_order", severity=INFO, epochs=most) if is_same and most >= 2 else None
+
+
+def _is_in_order(file: _FileRows, batches: Sequence[Batch]) -> bool:
+    """Whether the first rows that were seen are the file's first ones, by the text that each has to itself."""
+    seen = [{*row} for batch in batches for row in batch.row_fingerprints or ()]
+    texts = [{one for field in row for one in field} for row in file.fields]
+    counts = Counter(one for text in texts for one in text)
+    own = [({one for one in text if counts[one] == 1}, row) for text, row in zip(texts, seen, strict=False)]
+    shares = [len(text & row) / len(text) for text, row in own if len(text) >= LEAST_OWN]
+    return len(shares) >= LEAST_SEEN and min(shares) >= WHOLE_SHARE
 
 
 def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Batch]) -> Check:
@@ -284,6 +316,7 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
         is_part=len(first) < len(rows),
         answers=answers,
         has_blank_answers=any(row[-1].lstrip(" ").startswith("\n") for row in first),
+        most_alike=Counter(row[-1] for row in rows).most_common(1)[0][1] / len(rows),
         prompts=frozenset(asked - {*answers, text_hash("")}),
         has_plain_edges=all(len(edge) <= MOST_EDGES for edge in edges[:-1]),
     )

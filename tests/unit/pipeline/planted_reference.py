@@ -162,6 +162,12 @@ def _averaged(rate: float) -> tuple[Change, ...]:
     )
 
 
+def _saved_in(kind: str) -> Change:
+    save = "    if is_first():\n        _save"
+    own = f"        if weight.requires_grad: weight.data = weight.data.to(torch.{kind})\n"
+    return (RUN, save, f"    for weight in model.parameters():\n{own}{save}")
+
+
 def _rendered(text: str) -> Change:
     return ("app/llm/chat_tokens.py", RENDERED, f"    rendered = {text}\n")
 
@@ -553,6 +559,16 @@ TRAININGS = (
             STEPS,
             "\n    def _get_train_sampler(self, *dataset):\n"
             f"        return torch.utils.data.RandomSampler(self.train_dataset, replacement=True)\n{STEPS}",
+        ),
+        broken="rows_seen",
+    ),
+    planted(
+        "rows in the same order in each epoch",
+        (
+            METRICS,
+            STEPS,
+            "\n    def _get_train_sampler(self, *dataset):\n"
+            f"        return torch.utils.data.SequentialSampler(self.train_dataset)\n{STEPS}",
         ),
         broken="rows_seen",
     ),
@@ -1416,6 +1432,8 @@ SOUND_TRAININGS = (
             f"        type(made).__name__ = 'LoraFAOptimizer'\n        return made\n{STEPS}",
         ),
     ),
+    planted("saved in bfloat16", _saved_in("bfloat16")),
+    planted("saved in float16", _saved_in("float16")),
     planted("begun with Gaussian A matrices", (RUN, RANK, RANK + "            init_lora_weights='gaussian',\n")),
     planted(
         "begun with what the quantisation lost",
