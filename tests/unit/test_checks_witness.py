@@ -583,7 +583,19 @@ def test_a_warm_up_that_is_another(
     changes = each("training_begins", **begins), logged(learning_rate=[2e-4 * rate for rate in rates] or [None])
     assert broken(judged(sound, tmp_path / "a", *changes)).get("setup_seen") == (Severity.WARN if is_found else None)
     unsaid = replace(sound, unsaid=frozenset({"warmup_ratio"}))
-    assert "setup_seen" not in broken(judged(unsaid, tmp_path / "b", *changes))
+    steps = replace(sound, words=("max_steps: 100\nwarmup_steps: 20\n",))  # which go before a ratio
+    for n, asked in enumerate((unsaid, steps)):
+        assert "setup_seen" not in broken(judged(asked, tmp_path / str(n), *changes))
+
+
+@pytest.mark.parametrize(("packed", "is_found"), [(True, False), (False, True)])
+def test_a_warm_up_of_packed_rows_is_an_estimate(
+    sound: TrainEvidence, tmp_path: Path, packed: bool, is_found: bool
+) -> None:
+    """Where a program counts the steps before the rows are packed."""
+    begins = each("training_begins", warmup_steps=8, steps_due=200)  # 6 were asked for
+    found = broken(judged(sound, tmp_path, begins, each("batch", packed=packed), logged(learning_rate=[None])))
+    assert (found.get("setup_seen") is Severity.WARN) is is_found
 
 
 @pytest.mark.parametrize(

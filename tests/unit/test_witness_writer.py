@@ -618,6 +618,8 @@ class _Turns:
         ("<bos> <head> user </head> \n <bos> <head> user </head> \n 何 <end>", True),
         ("<user> はい <model> ね <user> 何 <model>", False),  # no turn has an end
         ("<user> <user> 何 <model>", False),  # one mark after the other, as an image's are
+        ("<head> 0 <head> 0 <head> 1 <head> 0 <end>", False),  # a mark that sets values apart
+        ("<user> \n <user> \n 何 を し た か を 次 の 一 文 で 答 え よ <model> ね <user> \n 何 <model>", True),
         ("<pad> <pad> <pad> <start> user \n 何 <end>", False),
     ],
 )

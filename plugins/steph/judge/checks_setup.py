@@ -39,6 +39,7 @@ USUAL_BETAS, LEAST_BETAS, MOST_FIRST_BETA = (0.9, 0.999), (0.5, 0.8), 0.995
 MOST_DECAY = 0.2  # weight decay that nobody asked for; libraries' defaults are 0 to 0.1
 MOST_PADDING = 0.5
 _OF_LENGTH = re.compile(r"^rope|window|^layer_types$")
+PACKED_TOLERANCE = 0.5
 WARMUP_TOLERANCE, WARMUP_STEPS = 0.2, 1.0  # a share, and steps: ratios are rounded up and down
 
 MODEL_LOADED = CheckKind("model_loaded", "H-2・H-3", FAIL, core=True)
@@ -240,7 +241,8 @@ def setup_check(evidence: TrainEvidence, seen: Seen) -> Check:
         scalings = [asked.lora_alpha / one for rank in ranks for one in (rank, math.sqrt(rank))]  # rank-stabilised
         others = {f"{own:g}" for own in begins.lora.scaling if not _is_among(own, scalings)}
         pairs.append((say("witness.scaling"), others or {f"{scalings[0]:g}"}, f"{scalings[0]:g}"))
-    if "warmup_ratio" not in evidence.unsaid and (warmup := _other_warmup(seen, asked.warmup_ratio)) is not None:
+    is_own = "warmup_ratio" in evidence.unsaid or evidence.says(r"warmup_steps\W{1,3}[1-9]")  # steps go before a ratio
+    if not is_own and (warmup := _other_warmup(seen, asked.warmup_ratio)) is not None:
         pairs.append((say("witness.warmup_steps"), {f"{begins.warmup_steps:g}"}, f"{warmup:g}"))
     is_adam = "adam" in (begins.optimizer or "").lower()  # others have other numbers under these names
     for name, value, usual, words in (
@@ -276,7 +278,9 @@ def _other_warmup(seen: Seen, ratio: float) -> int | None:
     if begins.warmup_steps is None or not begins.steps_due or begins.schedule == "constant":
         return None
     due = ratio * begins.steps_due
-    if abs(begins.warmup_steps - due) <= max(WARMUP_STEPS, WARMUP_TOLERANCE * due):
+    # axolotl counts the steps of packed rows beforehand, by an estimate
+    share = PACKED_TOLERANCE if any(batch.packed for batch in seen.batches) else WARMUP_TOLERANCE
+    if abs(begins.warmup_steps - due) <= max(WARMUP_STEPS, share * due):
         return None
     known = {step: rate for step, rate in rates.items() if rate is not None}
     if known:

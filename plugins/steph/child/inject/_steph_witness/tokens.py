@@ -140,15 +140,26 @@ def is_nested(row: Sequence[int]) -> bool | None:
     if not marks:
         return None
     last: dict[int, int] = {}  # where each mark stood since the last end of a turn
+    close: dict[int, int] = {}  # how many of it stand close behind each other there; more than two set values apart
+    alike: set[int] = set()  # marks with the same behind two of these
     for place, one in enumerate(row):
         if one in ends:
-            last.clear()
+            if any(close[mark] == 1 for mark in alike):
+                return True
+            last, close, alike = {}, {}, set()
         elif one in marks:
             before, last[one] = last.get(one, -_HEADER), place
-            alike = min(place - before, _ALIKE)
-            if 1 < place - before < _HEADER and row[before : before + alike] == row[place : place + alike]:
-                return True
-    return False
+            if place - before >= _HEADER:
+                if one in alike and close[one] == 1:
+                    return True
+                close[one] = 0
+                alike.discard(one)
+                continue
+            close[one] += 1
+            length = min(place - before, _ALIKE)
+            if length > 1 and row[before : before + length] == row[place : place + length]:
+                alike.add(one)
+    return any(close[mark] == 1 for mark in alike)
 
 
 def special_tokens(row: Sequence[int]) -> int | None:
