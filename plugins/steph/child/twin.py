@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 MARKER = "twin.json"
-FORMAT = 4  # counted up when the same request would give another twin
+FORMAT = 5  # counted up when the same request would give another twin
 SEED, DTYPE = 0, "bfloat16"
 SHARD_BYTES = 2 << 30
 WRITERS = 2
@@ -74,8 +74,11 @@ _NOT_OF_A_NEW_MODEL = frozenset(
 )
 LARGEST_TRAINED_VOCABULARY = 32_000
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# where an answer stands is marked, as `trl sft` needs for labels on answers alone (assistant_only_loss)
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 # for a base model's tokenizer, which has no token for a turn: what it has anyway, and its end of text behind an answer

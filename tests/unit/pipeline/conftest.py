@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from shared_folders import made_once
 from small_run import (
-    CHATML,
     PIPELINE,
     TOPICS,
     CallScript,
@@ -20,6 +19,7 @@ from small_run import (
     question,
     training_flags,
 )
+from steph.child.twin import CHATML
 
 sys.path.append(str(PIPELINE))
 # the pipeline's folder datasets/ would pass for the package of that name

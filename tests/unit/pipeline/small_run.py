@@ -9,10 +9,6 @@ from typing import Any
 PIPELINE = Path(__file__).parents[3] / "pipeline"
 LETTERS = "abcd"
 TOPICS = ("河川", "森林", "鉱業", "漁業", "道路", "航空", "電波", "温泉")
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 CallScript = Callable[..., int]
 TrainRun = Callable[..., tuple[int, dict[str, Any]]]

@@ -69,6 +69,18 @@ def test_without_output_only_the_prompt_is_learned_too(tokenizer: "PreTrainedTok
     assert row["labels"] == row["input_ids"]
 
 
+def test_a_twins_template_marks_what_the_assistant_says(tokenizer: "PreTrainedTokenizerFast") -> None:
+    """The text is plain ChatML; the marks are where `trl sft --assistant_only_loss` looks for labels."""
+    turns = [{"role": role, "content": said} for role, said in (("user", "質問"), ("assistant", "b"), ("user", "a"))]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert text == "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in turns) + (
+        "<|im_start|>assistant\n"
+    )
+    row = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    marked = [token for token, is_marked in zip(row["input_ids"], row["assistant_masks"], strict=True) if is_marked]
+    assert tokenizer.decode(marked) == "b<|im_end|>"
+
+
 def test_training_and_generation_read_the_same_prompt(tokenizer: "PreTrainedTokenizerFast", prompt: str) -> None:
     """The ids before the answer are exactly those that the evaluation gives the model."""
     row = encoded(tokenizer, prompt, 1000)
