@@ -317,7 +317,29 @@ def _loaded_with(setting: str) -> Change:
     return (LOADING, LOADED, f"{LOADED}        {setting},\n")
 
 
+def _own_loss(body: str) -> Change:
+    given = "        data_collator=collator,\n"
+    said = f"        compute_loss_func=lambda outputs, labels, num_items_in_batch=None: {body},\n"
+    return (RUN, given, given + said)
+
+
+ENTROPY = "torch.nn.functional.cross_entropy"
 TRAININGS = (
+    planted(
+        "a loss of its own that learns the token that was just read",
+        _own_loss(f"{ENTROPY}(outputs.logits.float().flatten(0, 1), labels.flatten())"),
+        broken="tokens_supervised end_supervised",
+    ),
+    planted(
+        "a loss of its own to which masked labels are the first token",
+        (
+            ROWS,
+            ENCODED,
+            ENCODED.replace("prompt_labels + answer", "[IGNORED] * len(prompt.ids) + answer"),
+        ),
+        _own_loss(f"{ENTROPY}(outputs.logits[:, :-1].float().flatten(0, 1), labels[:, 1:].clamp(min=0).flatten())"),
+        broken="tokens_supervised",
+    ),
     planted("rotary positions that the model's file has otherwise", _loaded_with(ROPE), broken="model_loaded"),
     planted("another epsilon than the model's file has", _loaded_with("rms_norm_eps=1.0"), broken="model_loaded"),
     planted("fewer layers than the model's file has", _loaded_with("num_hidden_layers=1"), broken="model_loaded"),
@@ -1115,6 +1137,18 @@ EVALUATIONS = (
 )
 
 SOUND_TRAININGS = (
+    planted(
+        "a loss of its own on the answers, with smoothing and a term on the logits",
+        (
+            ROWS,
+            ENCODED,
+            ENCODED.replace("prompt_labels + answer", "[IGNORED] * len(prompt.ids) + answer"),
+        ),
+        _own_loss(
+            f"{ENTROPY}(outputs.logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.1)"
+            " + 1e-4 * outputs.logits.float().logsumexp(-1).pow(2).mean()"
+        ),
+    ),
     planted("as it is"),
     planted("a setting that computes nothing", _loaded_with("max_position_embeddings=4096, attention_dropout=0.0")),
     planted(

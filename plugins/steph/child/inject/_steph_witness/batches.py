@@ -16,6 +16,7 @@ _IGNORED = -100
 _MOST_WHOLE = 1 << 20  # numbers of a mask that is read whole
 _LAST_SUPERVISED = 3
 _MOST_ADDED = 8
+_CERTAIN = 0.1  # of the steepest gradient
 _GRADIENTS = 4  # matrices
 _READ = ("input_ids", "labels", "attention_mask", "position_ids")
 _PACKED = ("cu_seq_lens_q", "cu_seqlens", "seq_idx", "cu_seq_lens", "seq_lengths")
@@ -153,18 +154,22 @@ def label_by_gradient(batch: dict[str, Any], logits: Any) -> None:
     if logits.shape[0] != rows or logits.shape[1] > width:
         return
 
+    name = "learnt" if "labels" in batch["tensors"] else "labels"
+
     def learnt(gradient: Any) -> None:
-        if type(gradient) is not torch.Tensor or "labels" in batch["tensors"]:
+        if type(gradient) is not torch.Tensor or name in batch["tensors"]:
             return
         if gradient.is_cuda and torch.cuda.is_current_stream_capturing():
             return
         lowest = gradient.detach()[:, :-1].min(-1)
-        found = lowest.indices.masked_fill(lowest.values >= 0, _IGNORED)
+        # beside labels that were said only what is learnt for certain counts: a term of its own may be anywhere
+        least = _CERTAIN * lowest.values.min() if name == "learnt" else torch.zeros_like(lowest.values[0, 0])
+        found = lowest.indices.masked_fill(lowest.values >= least.clamp(max=0), _IGNORED)
         found = torch.nn.functional.pad(found, (width - found.shape[1], 0), value=_IGNORED)
         if not found.is_cuda:
-            batch["tensors"]["labels"] = found.tolist()
+            batch["tensors"][name] = found.tolist()
             return
-        batch["tensors"]["labels"] = found.to("cpu", non_blocking=True)
+        batch["tensors"][name] = found.to("cpu", non_blocking=True)
         batch["event"] = torch.cuda.current_stream(found.device).record_event()
 
     logits.register_hook(facts.guarded("labels")(learnt))
@@ -210,6 +215,8 @@ def _pad(model: Any) -> int | None:
 
 def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
     ids, labels = read["input_ids"], read.get("labels")
+    if labels and "learnt" in read:
+        labels = _instead(labels, read["learnt"], ids)
     width = len(ids[0]) if ids else 0
     is_packed = batch["packed"] or any(map(_begins_again, read.get("position_ids", ())))
     spans = [_real(row, n, batch, read, is_packed=is_packed) for n, row in enumerate(ids)]
@@ -249,6 +256,28 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
             edges = {*batch["ends"], batch["bos"]}
             found["labelled_padding"] = _outside(ids, labels, spans, found["ends_with_end_token"], edges)
     return found
+
+
+def _instead(said: Any, learnt: Any, ids: Sequence[Sequence[int]]) -> Any:
+    """The labels that a loss of the program's own has, where they are clearly not those that it was given.
+
+    It learns where none was given, the token that stands there or everywhere the same; or the token before each.
+    """
+    rows = [row for row in zip(said, learnt, ids) if len(row[0]) == len(row[1]) == len(row[2])]
+    beyond = [(one, token) for row in rows for label, one, token in zip(*row) if label == _IGNORED != one]
+    both = [
+        (one == row[n - 1], label == row[n - 1])
+        for marks, own, row in rows
+        for n, (label, one) in enumerate(zip(marks, own))
+        if n and _IGNORED not in (label, one)
+    ]
+    given = sum(label != _IGNORED for marks, _, _ in rows for label in marks)
+    same = max((sum(one == other for one, _ in beyond) for other in {one for one, _ in beyond}), default=0)
+    own = sum(one == token for one, token in beyond)
+    if 2 * len(beyond) > given and 2 * max(same, own) > len(beyond):
+        return learnt
+    shifted = sum(is_before and not was for is_before, was in both)
+    return learnt if 2 * shifted > len(both) > 0 else said
 
 
 def _is_known(row: Sequence[int], span: tuple[int, int], known: frozenset[str]) -> bool:

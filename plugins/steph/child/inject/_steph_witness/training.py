@@ -40,6 +40,7 @@ class _Training:
         self.between: list[tuple[Any, Any]] = []  # sizes of some matrices after a step, and before the next one
         self.after_step: Any = None
         self.losses: list[tuple[int, Any]] = []  # what the Trainer's own `training_step` gave, by steps done
+        self.open: list[dict[str, Any]] = []  # batches whose labels the gradient of the logits may show to be others
         self.own_loss: Any = None  # what the model gave for this micro-batch, and whether it was told how many tokens
         self.own_losses: list[Any] = []  # beside each of `losses`
         self.evaluations = 0
@@ -359,6 +360,7 @@ def _trainer_ends() -> None:
 
 
 def _close(training: _Training, raised: str | None) -> None:
+    _write_open()
     batches.write_ready(wait=True)
     model = training.model()
     if model is not None:
@@ -405,10 +407,20 @@ def _why_again(training: _Training) -> str | None:
     return "begun again before its end" if training.source == "trainer" else None
 
 
+def _write_open() -> None:
+    """The gradients of a step are there before it: whatever labels they show is known."""
+    waiting, training = [], _Now.training
+    if training is not None:
+        waiting, training.open = training.open, []
+    for batch in waiting:
+        batches.write(batch)
+
+
 @facts.guarded("steps")
 def _step_comes(optimizer: Any, args: object, kwargs: object) -> None:
     if _is_compiling():
         return
+    _write_open()
     batches.write_ready()
     _look_between()
     model = _Now.waiting_model() if _Now.waiting_model is not None else None
@@ -499,7 +511,8 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
         is_told = arguments.get("num_items_in_batch") is not None
         training.own_loss = (None, is_told) if is_trainer and is_wanted else None
         training.forwards += 1
-        if training.labels is not None and arguments.get("labels") is None:
+        is_own_loss = training.labels is not None and arguments.get("labels") is None
+        if is_own_loss:
             arguments = {**arguments, "labels": training.labels}
         if training.batches < _FIRST_BATCHES:
             batch = batches.taken(
@@ -508,7 +521,12 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
             )  # fmt: skip
             if batch is not None:
                 training.batches += 1
-                batches.write({**batch, "backwards": None if is_trainer else _Steps.backwards})
+                batch["backwards"] = None if is_trainer else _Steps.backwards
+                if is_own_loss:
+                    _Now.unlabelled = batch
+                    training.open.append(batch)
+                else:
+                    batches.write(batch)
         return is_wanted
     model = models.unwrapped(model)
     known = _Now.waiting_model() if _Now.waiting_model is not None else None
