@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,23 @@ def make_twin(folder: Path, text: Path, *, tiny: bool) -> Path:
     return target
 
 
+# attention's own products are made by cutlass too: it comes first
+KERNEL_KINDS = {
+    "attention": ("flash", "fmha", "attention"),
+    "dequantising": ("dequantize",),
+    "matrix products": ("gemm", "nvjet", "cutlass", "splitk", "gemv", "cublas"),
+}
+
+
+def by_kind(milliseconds: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Kernels' times by what they do, told by their names."""
+    sums = dict.fromkeys([*KERNEL_KINDS, "the rest"], 0.0)
+    for name, time_ms in milliseconds.items():
+        kinds = (kind for kind, words in KERNEL_KINDS.items() if any(word in name.lower() for word in words))
+        sums[next(kinds, "the rest")] += time_ms
+    return list(sums.items())
+
+
 def profile_last_step(trainer: Any) -> None:  # noqa: ANN401 - the pipeline's
     """Let a Trainer print the kernels of its last step and the seconds that the card works on them."""
     import torch
@@ -155,6 +172,8 @@ def profile_last_step(trainer: Any) -> None:  # noqa: ANN401 - the pipeline's
                 kernels.sort(key=lambda each: -each.self_device_time_total)
                 busy = sum(each.self_device_time_total for each in kernels) / 1e6
                 print(f"{sum(each.count for each in kernels)} kernels a step, the card works {busy:.3f} s on them")
+                for kind, milliseconds in by_kind({each.key: each.self_device_time_total / 1e3 for each in kernels}):
+                    print(f"{milliseconds:9.1f} ms        all: {kind}")
                 for each in kernels[:40]:
                     print(f"{each.self_device_time_total / 1e3:9.1f} ms {each.count:6d} {each.key[:100]}", flush=True)
 

@@ -1,13 +1,14 @@
 """The reference pipeline beside Unsloth on one GPU, sides alternating: a table row for each kind of work.
 
     PYTHONPATH=.:plugins:pipeline python -m benchmarks.unsloth_pair --work DIR --tokenizer DIR --data selection.json
-        [--seconds 280] [--runs 3] [--only NAME] [--sides ours] [--tiny]
+        [--seconds 280] [--runs 3] [--only NAME] [--sides ours] [--profile] [--tiny]
 
 One process a side stays for the whole session and loads each model once; they take turns on the card. A run is a
 training of its own, from a fresh adapter on, with the allocator held to the row's GiB. Both sides train on the same
 token ids and labels, with effective batch, r 16 and dropout 0 alike. A run's seconds a step are the median of the
 second half of its steps; a row's are the median of its runs, its GiB their largest. Models are random-weight twins,
-made in DIR once and kept there. No row is begun that would end after --seconds.
+made in DIR once and kept there. No row is begun that would end after --seconds. --profile writes the kernels of each
+run's last step, which it slows down, into DIR/SIDE.log.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.inputs import LARGE, SMALL, build_train_file, make_root, make_twin, some_rows
-from benchmarks.long_answers import ALL_LINEAR, GIB, SOME_LINEAR, write_rows
+from benchmarks.long_answers import ALL_LINEAR, GIB, SOME_LINEAR, profile_last_step, write_rows
 
 OURS, THEIRS = "ours", "Unsloth"
 WHOLE_CARD = 1000.0
@@ -101,6 +102,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", action="append", choices=[work.name for work in WORKS], metavar="NAME")
     parser.add_argument("--sides", nargs="+", choices=(OURS, THEIRS), default=[OURS, THEIRS])
+    parser.add_argument("--profile", action="store_true", help="list the kernels of each run's last step")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, on the CPU too")
     parser.add_argument("--serve", choices=(OURS, THEIRS), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -114,7 +116,7 @@ class Side:
         command += ["--tokenizer", str(options.tokenizer), "--data", str(options.data)]
         log = (options.work / f"{side}.log").open("w")
         self._process: Any = subprocess.Popen(
-            [*command, *(["--tiny"] if options.tiny else [])],
+            [*command, *(f"--{name}" for name in ("tiny", "profile") if getattr(options, name))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=Path(__file__).parents[1],
         )  # fmt: skip
 
@@ -213,6 +215,11 @@ class OurTrainings:
             from benchmarks.shared_base import SharedBase
         self._options = options
         self._script: Any = run
+        if options.profile:
+            from app.fast.steps import FastSteps
+
+            attach = FastSteps.attach
+            FastSteps.attach = lambda fast, trainer: (attach(fast, trainer), profile_last_step(trainer))  # type: ignore[assignment,method-assign]
         self._trainer = run.RecordingTrainer
         self._runtimes: list[float] = []
         self._bases: dict[str, Any] = {}
@@ -334,6 +341,8 @@ class TheirTrainings:
             data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
             train_dataset=Dataset.from_list([{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]),
         )  # fmt: skip
+        if self._options.profile:
+            profile_last_step(trainer)
         torch.cuda.reset_peak_memory_stats()
         output = trainer.train()
         found = {
