@@ -135,7 +135,7 @@ def make_twin(folder: Path, text: Path, *, tiny: bool) -> Path:
 # attention's own products are made by cutlass too: it comes first
 KERNEL_KINDS = {
     "attention": ("flash", "fmha", "attention"),
-    "dequantising": ("dequantize",),
+    "dequantising": ("dequant",),
     "matrix products": ("gemm", "nvjet", "cutlass", "splitk", "gemv", "cublas"),
 }
 

@@ -66,7 +66,7 @@ REAL = Work(
 )
 WORKS = (
     LONG,
-    replace(LONG, name="Qwen3-8B, 1 × 2048 long answers, all 7, 20 GB slice, best", gib=18.1, flags=(), steps=4,
+    replace(LONG, name="Qwen3-8B, 1 × 2048 long answers, all 7, 20 GB slice, best", gib=18.1, flags=(), steps=30,
             their_batch=4),
     FULL,
     replace(FULL, name="Qwen3-8B, 2 × 1024 full, q and v, 8.8 GiB", targets=SOME_LINEAR),
@@ -404,9 +404,8 @@ def session(options: argparse.Namespace) -> None:
     with opened(options) as sides:
         real, twins, log = prepare(options), options.work / "twins", options.work / "twins.log"
         print(HEADER, flush=True)
-        for work in WORKS:
-            if options.only and work.name not in options.only:
-                continue
+        by_name = {work.name: work for work in WORKS}
+        for work in map(by_name.get, options.only or by_name):
             if time.monotonic() - started > options.seconds:
                 print(f"left out, no time: {work.name}", flush=True)
                 continue

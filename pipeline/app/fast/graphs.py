@@ -6,6 +6,7 @@ written into the corner of the largest one. Whether that pays is measured on the
 which count as any others.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,9 @@ Batch = dict[str, torch.Tensor]
 Items: TypeAlias = torch.Tensor | int | None
 # the first one warms up, the second tells what a micro-batch takes without a graph
 EAGER_BATCHES = 2
+# tokens of a whole run's rows from which on cuDNN's attention, some 15 ms faster in 2,000 tokens of Qwen3-8B, pays for
+# its plan: half a second for each shape, and a graph has but one (H200, torch 2.11)
+CUDNN_TOKENS = 150_000
 # of an eager micro-batch's seconds, times the share of the largest batch that it filled: padding is work, too
 WORTH_SHARE = 0.95
 LEAST_BATCHES = 10
@@ -80,7 +84,7 @@ class CapturedStep:
         return self.loss.clone()
 
 
-def place(trained: Sequence[torch.nn.Parameter], gradients: Sequence[torch.Tensor]) -> None:
+def place(trained: Sequence[torch.nn.Parameter], gradients: Sequence[torch.Tensor | None]) -> None:
     """Let the parameters' gradients be these."""
     for parameter, gradient in zip(trained, gradients, strict=True):
         parameter.grad = gradient
@@ -90,7 +94,7 @@ class GraphedStep:
     """Runs micro-batches one by one, then captures one and replays it from there on if that is faster.
 
     A step runs forward and backward of a batch and returns the loss; it adds to the gradients of `trained`. `told` is
-    what came of it.
+    what came of it. With `cudnn` attention is cuDNN's from the capture on.
     """
 
     def __init__(
@@ -99,12 +103,14 @@ class GraphedStep:
         fixed: FixedBatch,
         *,
         forced: bool = False,
+        cudnn: bool = False,
         capture: Capture | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._trained = trained
         self._fixed: FixedBatch | None = fixed
         self._forced = forced
+        self._cudnn = cudnn
         self._capture = capture or cuda_capture
         self._clock = clock or _synchronised_seconds
         self._eager_seconds: list[float] = []
@@ -134,8 +140,9 @@ class GraphedStep:
         if captured is None:  # out of the handler: its error holds all that the capture had allocated
             _draw_without_a_graph()
             _empty_cache()
+            use_cudnn_attention(enabled=False)
             return step(batch, items)
-        loss, seconds = self._timed(lambda: captured.run(batch, items, self._trained))
+        loss, seconds = self._timed(functools.partial(captured.run, batch, items, self._trained))
         eager_seconds = min(self._eager_seconds[1:])
         times = f"{seconds:.3f} s a micro-batch instead of {eager_seconds:.3f} s"
         filled = batch["input_ids"].numel() / fixed.tensors["input_ids"].numel()
@@ -144,6 +151,9 @@ class GraphedStep:
             self._tell(f"used: {times}")
         else:
             self._tell(f"not used: {times}")
+            use_cudnn_attention(enabled=False)
+            del captured
+            _empty_cache()  # nothing else can use the memory that was the graph's
         return loss
 
     def _capture_step(self, step: Step, batch: Batch, items: Items, fixed: FixedBatch) -> CapturedStep:
@@ -152,14 +162,17 @@ class GraphedStep:
         gradients = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self._trained
         ]
-        place(self._trained, gradients)
         _empty_cache()
         fixed.write(batch, items)
         try:
+            if self._cudnn:  # it makes its plan for this shape now: inside a capture it can't
+                use_cudnn_attention(enabled=True)
+                place(self._trained, [None] * len(gradients))
+                step(dict(fixed.tensors), fixed.items)
+            place(self._trained, gradients)
             graph, loss = self._capture(lambda: step(dict(fixed.tensors), fixed.items))
         except RuntimeError:
-            for parameter, gradient in zip(self._trained, had, strict=True):
-                parameter.grad = gradient
+            place(self._trained, had)
             raise
         return CapturedStep(graph, fixed, loss, gradients)
 
@@ -171,6 +184,19 @@ class GraphedStep:
     def _tell(self, text: str) -> None:
         self.told = text
         print(f"CUDA graph: {text}", file=sys.stderr)
+
+
+def use_cudnn_attention(*, enabled: bool) -> None:
+    """Let torch's attention be cuDNN's, and not flash attention, which it would take first, or the other way round."""
+    torch.backends.cuda.enable_cudnn_sdp(enabled)
+    torch.backends.cuda.enable_flash_sdp(not enabled)
+
+
+def is_cudnn_worth_it(micro_batches: float, tokens: int) -> bool:
+    """Whether cuDNN's attention is the faster one, from Hopper on, and the run long enough for its plan."""
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 9:
+        return False
+    return micro_batches * tokens >= CUDNN_TOKENS
 
 
 def why_not(*, whole_logits: bool, random_recompute: bool, ranks: int, half: bool, micro_batches: float) -> str | None:

@@ -11,6 +11,8 @@ from bitsandbytes.functional import dequantize_4bit
 from peft.tuners.lora import LoraLayer
 from torch.nn.functional import linear, silu
 
+from app.fast.card_kernels import card_kernels
+
 ADAPTER = "default"
 
 
@@ -22,6 +24,11 @@ def shorten_lora(model: torch.nn.Module) -> int:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_plain(module)]
     for layer in layers:
         _become(layer, _ShortLora)
+    for module in model.modules() if layers else ():
+        # PEFT's adapted layer has the same name as bitsandbytes' own
+        is_frozen = type(module).__name__ == "Linear4bit" and not isinstance(module, (LoraLayer, _ShortFrozen))
+        if is_frozen and _is_frozen(module):
+            _become(module, _ShortFrozen)
     known: dict[type, bool] = {}
     for module in model.modules() if layers else ():
         if not _looks_gated(module) or not _is_silu(module):
@@ -44,6 +51,14 @@ class _ShortLora:
         if others or named or not _is_only_adapted(self):
             return super().forward(inputs, *others, **named)  # type: ignore[misc]
         return _Product.apply(_as_computed(inputs), None, *_weights(self), self)
+
+
+class _ShortFrozen:
+    def forward(self: Any, inputs: torch.Tensor) -> torch.Tensor:
+        """The product alone."""
+        if not _is_frozen(self):
+            return super().forward(inputs)  # type: ignore[misc]
+        return _Product.apply(_as_computed(inputs), None, None, None, self)
 
 
 class _ShortGatedMlp:
@@ -130,8 +145,14 @@ def _weights(layer: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # 
 
 def _base_weight(base: Any, dtype: torch.dtype) -> torch.Tensor:  # noqa: ANN401 - a linear layer
     state = getattr(base.weight, "quant_state", None)
-    weight = base.weight if state is None else dequantize_4bit(base.weight.data, state)
-    return weight.to(dtype)
+    if state is None:
+        return base.weight.to(dtype)
+    known, dequantise = base.__dict__.get("_short_dequantise", (None, None))
+    if known is not base.weight:
+        kernels = card_kernels()
+        dequantise = kernels.dequantiser(base.weight.data, state) if kernels else None
+        base.__dict__["_short_dequantise"] = base.weight, dequantise
+    return (dequantise() if dequantise else dequantize_4bit(base.weight.data, state)).to(dtype)
 
 
 class _Product(torch.autograd.Function):  # type: ignore[misc]
@@ -147,37 +168,55 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         layer: Any,  # noqa: ANN401 - PEFT has no types
     ) -> torch.Tensor:
         ctx.base = base = layer if lora_a is None else layer.base_layer
-        ctx.scaling = 1.0 if lora_a is None else layer.scaling[ADAPTER]
-        product, dtype = _gated(inputs, up).flatten(0, -2), inputs.dtype
+        product = (inputs if up is None else _silu_product(inputs, up)).flatten(0, -2)
+        ctx.dtype = dtype = inputs.dtype
         bias = None if base.bias is None else base.bias.to(dtype)
         output = linear(product, _base_weight(base, dtype), bias)
-        narrow = None
+        kept: tuple[torch.Tensor, ...] = ()
         if lora_a is not None and lora_b is not None:
-            narrow = product @ lora_a.to(dtype).T
-            output.addmm_(narrow, lora_b.to(dtype).T, alpha=ctx.scaling)
-        ctx.save_for_backward(inputs, up, lora_a, lora_b, narrow)
+            a, b = lora_a.to(dtype), lora_b.to(dtype)
+            ctx.scaling, ctx.kept_dtypes = layer.scaling[ADAPTER], (lora_a.dtype, lora_b.dtype)
+            narrow = product @ a.T
+            output.addmm_(narrow, b.T, alpha=ctx.scaling)
+            kept = a, b, narrow
+        # a frozen layer's input takes no memory until the backward
+        ctx.save_for_backward(inputs if kept or up is not None else None, up, *kept)
         # autograd lets nobody change a view that a function returns, and some attentions scale their queries in place
         return torch.ops.aten._unsafe_view(output, [*inputs.shape[:-1], output.shape[-1]])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
-        inputs, up, lora_a, lora_b, narrow = ctx.saved_tensors
-        dtype, gradient = inputs.dtype, gradients[0].to(inputs.dtype)
+        inputs, up, *adapter = ctx.saved_tensors
+        dtype = ctx.dtype
+        gradient = gradients[0].to(dtype)
         flat = gradient.flatten(0, -2)
         of_inputs = of_up = of_a = of_b = None
-        of_narrow = None if lora_b is None else flat @ (lora_b * ctx.scaling).to(dtype)
+        product = inputs
+        of_narrow = flat @ adapter[1] if adapter else None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             of_inputs = gradient @ _base_weight(ctx.base, dtype)
             if of_narrow is not None:
-                of_inputs.view(-1, of_inputs.shape[-1]).addmm_(of_narrow, lora_a.to(dtype))
-        if of_narrow is not None:
-            of_a = (of_narrow.T @ _gated(inputs, up).flatten(0, -2)).to(lora_a.dtype)
-            of_b = (flat.T @ narrow).to(lora_b.dtype).mul_(ctx.scaling)
+                of_inputs.view(-1, of_inputs.shape[-1]).addmm_(of_narrow, adapter[0], alpha=ctx.scaling)
         if up is not None and of_inputs is not None:
-            of_up = of_inputs * silu(inputs)
-            of_inputs = torch.ops.aten.silu_backward(of_inputs.mul_(up), inputs)
+            of_inputs, of_up, product = _silu_product_backward(of_inputs, inputs, up)
+        elif up is not None:
+            product = _silu_product(inputs, up)
+        if of_narrow is not None:
+            of_a = (of_narrow.T @ product.flatten(0, -2)).to(ctx.kept_dtypes[0]).mul_(ctx.scaling)
+            of_b = (flat.T @ adapter[2]).to(ctx.kept_dtypes[1]).mul_(ctx.scaling)
         return of_inputs, of_up, of_a, of_b, None
 
 
-def _gated(inputs: torch.Tensor, up: torch.Tensor | None) -> torch.Tensor:
-    return inputs if up is None else silu(inputs).mul_(up)
+def _silu_product(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    kernels = card_kernels()
+    return kernels.silu_product(gate, up) if kernels and kernels.can_multiply(gate, up) else silu(gate).mul_(up)
+
+
+def _silu_product_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The gradients of gate and up, the product once more; `gradient` may be written over."""
+    kernels = card_kernels()
+    if kernels and kernels.can_multiply(gate, up):
+        return tuple(kernels.silu_product_backward(gradient, gate, up))
+    product = silu(gate)
+    of_up = gradient * product
+    return torch.ops.aten.silu_backward(gradient.mul_(up), gate), of_up, product.mul_(up)

@@ -1,14 +1,14 @@
 """The loss of the answers: only the positions before a label reach the head, and never all of them at once.
 
 The logits of one position are a number for every word of the vocabulary, half a megabyte of them, and the loss and its
-gradient need several copies. So head and loss of long answers run over a few positions at a time, and the backward runs
-each chunk once more instead of keeping its logits. All chunks have one size: the allocator can give each the memory of
+gradient need several copies. So head and loss of long answers run over a few positions at a time; each chunk's gradient
+is taken at once, and its logits are forgotten. All chunks have one size: the allocator can give each the memory of
 the one before, however long the answers of a batch are.
 """
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -39,11 +39,28 @@ def answer_loss(
         pad(targets, (0, missing), value=IGNORED).split(CHUNK_POSITIONS),
         strict=True,
     )
-    has_dropout = any(isinstance(module, torch.nn.Dropout) for module in head.modules())
-    losses = [
-        checkpoint(_summed_loss, head, *chunk, use_reentrant=False, preserve_rng_state=has_dropout) for chunk in chunks
-    ]
-    return torch.stack(losses).sum() / divisor
+    run: Callable[..., torch.Tensor] = _FrozenHeadLoss.apply if torch.is_grad_enabled() else _summed_loss
+    if any(parameter.requires_grad for parameter in head.parameters()):  # their gradients need each chunk once more
+        has_dropout = any(isinstance(module, torch.nn.Dropout) for module in head.modules())
+        run = functools.partial(checkpoint, _summed_loss, use_reentrant=False, preserve_rng_state=has_dropout)
+    return torch.stack([run(head, *chunk) for chunk in chunks]).sum() / divisor
+
+
+class _FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
+    """A chunk's loss, and at once what its hidden states' gradient will be a multiple of: nothing else is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, head: torch.nn.Module, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        with torch.enable_grad():
+            inputs = hidden_states.detach().requires_grad_()
+            loss = _summed_loss(head, inputs, targets)
+            (gradient,) = torch.autograd.grad(loss, inputs)
+        ctx.save_for_backward(gradient)
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
+        return None, ctx.saved_tensors[0] * gradients[0].to(ctx.saved_tensors[0].dtype), None
 
 
 def _summed_loss(head: torch.nn.Module, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

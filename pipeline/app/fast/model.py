@@ -1,6 +1,8 @@
 """A model's own parts, done with fewer and smaller operations: norms, attention, and what the Trainer walks over."""
 
 import functools
+import math
+import sys
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from app.fast.card_kernels import card_kernels
 from app.fast.loss import tried
 
 CAUSAL_ONLY = "causal_sdpa"
@@ -26,6 +29,40 @@ def _fused_rms_norm(norm: torch.nn.Module, hidden_states: torch.Tensor) -> torch
     """It computes in fp32 inside; autocast would hand it fp32 copies."""
     with torch.autocast(hidden_states.device.type, enabled=False):
         return torch.nn.functional.rms_norm(hidden_states, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def rotate_in_one(model: PreTrainedModel) -> int:
+    """Let one kernel turn an attention's queries, and one its keys; for how many families that is.
+
+    A family is left alone where its own function does not do what ours does.
+    """
+    kernels, count = card_kernels(), 0
+    attentions = {type(module).__module__ for module in model.modules() if hasattr(module, "q_proj")}
+    for family in map(sys.modules.get, attentions if kernels else ()):
+        usual = getattr(family, "apply_rotary_pos_emb", None)
+        if getattr(usual, "func", None) is not _apply_rotary:
+            if usual is None or not _turns_halves(usual, model.device, kernels):
+                continue
+            family.apply_rotary_pos_emb = functools.partial(_apply_rotary, usual, kernels)  # type: ignore[union-attr]
+        count += 1
+    return count
+
+
+def _apply_rotary(usual: Any, kernels: Any, q: Any, k: Any, cos: Any, sin: Any, *others: Any, **named: Any) -> Any:  # noqa: ANN401
+    is_ours = not (others or named) and q.is_cuda and q.shape[-1] == k.shape[-1] == cos.shape[-1] and cos.dim() == 3
+    return (kernels.apply_rotary if is_ours else usual)(q, k, cos, sin, *others, **named)
+
+
+def _turns_halves(usual: Any, device: torch.device, kernels: Any) -> bool:  # noqa: ANN401
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.linspace(-2, 2, math.prod(shape), device=device).view(shape).to(torch.bfloat16)
+
+    inputs = numbers(2, 4, 3, 128), numbers(2, 2, 3, 128), numbers(2, 3, 128).cos(), numbers(2, 3, 128).sin()
+    try:
+        expected, found = usual(*inputs), kernels.apply_rotary(*inputs)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return all(torch.allclose(one, other, rtol=0.05, atol=0.05) for one, other in zip(expected, found, strict=True))
 
 
 def attend_without_masks(model: PreTrainedModel, longest_row: int) -> bool:
@@ -79,13 +116,16 @@ def _masks_say_nothing_else(model: PreTrainedModel) -> bool:
 
 
 def walk_once(trainer: Trainer) -> None:
-    """Spare the Trainer its walks over all modules: 4 ms of Python each with 24 layers, for each micro-batch.
+    """Spare the Trainer its walks over all modules: 4 ms of Python each with 24 layers.
 
-    It counts the model's parameters and puts every module into training mode.
+    For each micro-batch it counts the model's parameters and puts every module into training mode; for each step it
+    lists the parameters twice, whose gradients it clips and takes away.
     """
     model: PeftModel = trainer.model
     parameters = model.num_parameters(exclude_embeddings=True)
     model.train()  # the wrapper calls itself training while the base below it, as it was loaded, is not
+    every = list(model.parameters())
+    model.parameters = lambda recurse=True: iter(every)
     switch = model.train
     model.train = lambda mode=True: model if model.training == mode else switch(mode)
     trainer.floating_point_ops = lambda inputs: 6 * int(inputs["input_ids"].numel()) * parameters

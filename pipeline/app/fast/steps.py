@@ -10,11 +10,12 @@ import torch
 from peft import PeftModel
 
 from app.core.errors import PipelineError
-from app.fast.graphs import Batch, FixedBatch, GraphedStep, Items, Step, why_not
+from app.fast.card_kernels import begin_compiling
+from app.fast.graphs import Batch, FixedBatch, GraphedStep, Items, Step, is_cudnn_worth_it, why_not
 from app.fast.lora import shorten_lora
 from app.fast.loss import CHUNK_POSITIONS, keep_to_answers
 from app.fast.memory import largest_row, plan_steps, set_way
-from app.fast.model import attend_without_masks, fuse_norms, walk_once
+from app.fast.model import attend_without_masks, fuse_norms, rotate_in_one, walk_once
 from app.fast.plan import StepPlan
 from app.fast.ranks import note, rank_count
 from app.fast.recompute import draws_random_numbers
@@ -50,6 +51,12 @@ class FastSteps:
         }
 
 
+def get_ready() -> None:
+    """Begin what `fast_steps` will wait for: kernels are compiled while the model is loaded."""
+    if torch.cuda.is_available():
+        begin_compiling()
+
+
 def fast_steps(
     settings: TrainingSettings,
     model: PeftModel,
@@ -68,6 +75,7 @@ def fast_steps(
         note("The logits of long answers are kept whole: this model's forward does more than its head")
     fuse_norms(base)
     attend_without_masks(base, largest.tokens)
+    rotate_in_one(base)
     shorten_lora(model)
     labels_at_once = CHUNK_POSITIONS if is_chunked else math.inf
     plan = plan_steps(settings, model, rows, None if dtype == torch.float32 else dtype, labels_at_once)
@@ -94,7 +102,8 @@ def fast_steps(
         if not reason:
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             fixed = FixedBatch(batch_size, largest, collator, trained[0].device)
-            graphed = GraphedStep(trained, fixed, forced=forced)
+            is_long = is_cudnn_worth_it(steps * accumulation, batch_size * largest.tokens)
+            graphed = GraphedStep(trained, fixed, forced=forced, cudnn=is_long)
     return FastSteps(plan, batch_size, accumulation, is_chunked, graphed)
 
 

@@ -17,7 +17,7 @@ from app.core.errors import PipelineError
 from app.core.files import write_json_atomically
 from app.fast.ranks import is_first, joined_ranks, note, rank_count
 from app.fast.sampler import with_filler
-from app.fast.steps import FastSteps, fast_steps
+from app.fast.steps import FastSteps, fast_steps, get_ready
 from app.llm.chat_tokens import load_tokenizer
 from app.llm.loading import DTYPES, Quantization, load_base_model
 from app.training.collator import AnswerCollator
@@ -34,6 +34,7 @@ def train(settings: TrainingSettings, rows: Sequence[TrainingRow]) -> None:
 
     Under a launcher each rank trains on its share of every step's rows, and the first one writes.
     """
+    get_ready()
     tokenizer = load_tokenizer(settings.model_name)
     encoded = encode_rows(
         tokenizer, rows, max_seq_length=settings.max_seq_length, loss_on_output_only=settings.loss_on_output_only

@@ -101,7 +101,7 @@ def graphed(parameter: "torch.nn.Parameter", collator: Any) -> Make:  # noqa: AN
     from app.fast.graphs import FixedBatch, GraphedStep
     from app.fast.plan import LargestRow
 
-    def make(seconds: list[float], capture: Callable[..., Any], *, forced: bool = False) -> GraphedStep:
+    def make(seconds: list[float], capture: Callable[..., Any], **options: bool) -> GraphedStep:
         def ticks() -> Iterator[float]:
             for each in seconds:
                 yield 0.0
@@ -109,7 +109,7 @@ def graphed(parameter: "torch.nn.Parameter", collator: Any) -> Make:  # noqa: AN
 
         clock = ticks()
         fixed = FixedBatch(2, LargestRow(8, 2), collator, torch.device("cpu"))
-        return GraphedStep([parameter], fixed, forced=forced, capture=capture, clock=lambda: next(clock))
+        return GraphedStep([parameter], fixed, capture=capture, clock=lambda: next(clock), **options)
 
     return make
 
@@ -131,7 +131,21 @@ def recording(parameter: "torch.nn.Parameter") -> Callable[[list[Recorded]], Cal
     return make
 
 
+@pytest.fixture
+def attention() -> Iterator[Callable[[], str]]:
+    """Whose attention torch takes where both could; flash attention again at the end."""
+    import torch
+    from app.fast.graphs import use_cudnn_attention
+
+    use_cudnn_attention(enabled=False)
+    yield lambda: "cuDNN" if torch.backends.cuda.cudnn_sdp_enabled() else "flash"
+    use_cudnn_attention(enabled=False)
+
+
+@pytest.mark.parametrize("cudnn", [False, True])
 def test_a_faster_graph_is_replayed_from_the_third_on(
+    attention: Callable[[], str],
+    cudnn: bool,
     graphed: Make,
     step: Any,  # noqa: ANN401
     collator: Any,  # noqa: ANN401
@@ -140,7 +154,7 @@ def test_a_faster_graph_is_replayed_from_the_third_on(
 ) -> None:
     """Two are run one by one, each later one is a replay; gradients add up within a step, and no further."""
     made: list[Recorded] = []
-    graph = graphed([9.0, 1.0, 0.2], recording(made))
+    graph = graphed([9.0, 1.0, 0.2], recording(made), cudnn=cudnn)
     batches = [collator(rows((count % 7 + 2, 1))) for count in range(8)]
     sums = [float(batch["input_ids"].sum()) for batch in batches]
     for first in (0, 4):  # two steps of four micro-batches
@@ -150,6 +164,7 @@ def test_a_faster_graph_is_replayed_from_the_third_on(
             assert parameter.grad is not None
             assert float(parameter.grad) == pytest.approx(sum(sums[first : at + 1]) / 4)
     assert [found.replays for found in made] == [6]
+    assert attention() == ("cuDNN" if cudnn else "flash")
     assert graph.told == "used: 0.200 s a micro-batch instead of 1.000 s"
 
 
@@ -181,7 +196,10 @@ def test_a_graph_that_saves_little_is_dropped_unless_it_was_demanded(
     assert graph.told.startswith("used" if replays > 1 else "not used")
 
 
+@pytest.mark.parametrize("cudnn", [False, True])
 def test_a_capture_that_fails_costs_nothing_but_itself(
+    attention: Callable[[], str],
+    cudnn: bool,
     graphed: Make,
     step: Any,  # noqa: ANN401
     collator: Any,  # noqa: ANN401
@@ -196,12 +214,13 @@ def test_a_capture_that_fails_costs_nothing_but_itself(
         tries.append(1)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    graph = graphed([9.0, 1.0], capture)
+    graph = graphed([9.0, 1.0], capture, cudnn=cudnn)
     batch = collator(rows((5, 1)))
     assert [float(graph(step, batch, 1)) for _ in range(6)] == [float(batch["input_ids"].sum())] * 6
     assert parameter.grad is not None
     assert float(parameter.grad) == 6 * float(batch["input_ids"].sum())
     assert len(tries) == 1
+    assert attention() == "flash"
     assert graph.told == "not used: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
 
 

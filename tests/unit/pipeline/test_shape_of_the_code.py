@@ -19,8 +19,10 @@ def outside() -> list[Path]:
 def imported(path: Path) -> Iterator[str]:
     """The modules of `app.fast` that a file imports."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("app.fast"):
-            yield node.module.removeprefix("app.fast.") if node.module else ""
+        if isinstance(node, ast.ImportFrom) and node.module == "app.fast":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("app.fast."):
+            yield (node.module or "").removeprefix("app.fast.")
 
 
 def test_the_rest_is_short() -> None:
