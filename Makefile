@@ -15,7 +15,7 @@ accept: setup
 	@bash tools/accept.sh $(ARGS)
 
 test: setup
-	.venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # defects planted in the reference pipeline, each through a whole rehearsal on the CPU: half an hour on 2 cores
 test-planted: setup
@@ -52,7 +52,7 @@ test-unsloth: setup
 # the same tests half as fast, and which branches of plugins/steph none of them takes; fails under 95 %
 coverage: setup
 	rm -f .coverage .coverage.*
-	.venv/bin/coverage run -m pytest -m "not gpu" -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/coverage run -m pytest -m "not gpu" -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 	.venv/bin/coverage combine --quiet
 	rm -f .coverage.*  # of processes that were killed while they wrote them
 	.venv/bin/coverage report
