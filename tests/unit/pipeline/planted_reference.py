@@ -513,8 +513,8 @@ TRAININGS = (
         broken="setup_seen",
     ),
     planted(
-        "4-bit layers that compute in float32",
-        (LOADING, "bnb_4bit_compute_dtype=dtype", "bnb_4bit_compute_dtype=torch.float32"),
+        "4-bit layers that compute in float16",
+        (LOADING, "bnb_4bit_compute_dtype=dtype", "bnb_4bit_compute_dtype=torch.float16"),
         broken="setup_seen",
     ),
     planted(

@@ -42,10 +42,11 @@ from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_results import CONFIG_AS_ASKED
 from steph.judge.checks_rows import ROW_IDENTITY
+from steph.judge.checks_setup import TOKENS_SUPERVISED
 from steph.judge.checks_training import judge_training
-from steph.judge.checks_witness import WITNESSED_TRAINING
+from steph.judge.checks_witness import WITNESSED_TRAINING, witnessed_training_checks
 from steph.judge.evidence import EvalEvidence, TrainEvidence
-from steph.judge.witness import Blind, read_witness
+from steph.judge.witness import Batch, Blind, TrainingEnds, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Check
 
@@ -59,6 +60,7 @@ SEEN = {
 SETTINGS = TrainSettings(
     num_epochs=2, max_steps=50, batch_size=2, gradient_accumulation_steps=1, learning_rate=5e-3, warmup_ratio=0.03,
     target_modules=("q_proj", "v_proj"), max_seq_length=1024,
+    bnb_4bit_compute_dtype="float32",  # a CPU without bf16 instructions takes twice as long in bf16
 )  # fmt: skip
 ASKED = EvalSettings(samples=4)
 
@@ -153,8 +155,8 @@ def train(host: Host, root: Path, model: Path, rows: Path) -> TrainEvidence:
         "--num-epochs", SETTINGS.num_epochs, "--batch-size", SETTINGS.batch_size, "--gradient-accumulation-steps",
         SETTINGS.gradient_accumulation_steps, "--learning-rate", SETTINGS.learning_rate, "--warmup-ratio", "0.03",
         "--max-seq-length", SETTINGS.max_seq_length, "--logging-steps", 1, "--save-steps", 4, "--use-4bit",
-        "--target-modules",
-        ",".join(SETTINGS.target_modules),
+        "--bnb-4bit-compute-dtype", SETTINGS.bnb_4bit_compute_dtype,
+        "--target-modules", ",".join(SETTINGS.target_modules),
     )  # fmt: skip
     return TrainEvidence(
         output_dir=root / OUTPUT, output_dir_name=OUTPUT, settings=SETTINGS, model_name=str(model), stdout=done.output,
@@ -279,3 +281,50 @@ def test_an_adapter_that_was_merged_before_the_training_is_missed_in_the_evaluat
     assert set(found) == {"base_as_trained"}, found
     again = copy_of(ALSO_ON_MERGED, root.with_name("also-on-merged"))
     assert broken(judge_evaluation(evaluate(host, again, tiny_model, questions, training))[1]) == {}
+
+
+OWN_LOSS = """
+import sys
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])).train()
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+ids = torch.tensor([[9, 8, 7, 6, 5, 2], [19, 18, 17, 16, 15, 2]])
+labels = ids.clone()
+labels[:, :3] = -100
+for _ in range(2):
+    logits = model(input_ids=ids).logits
+    SHIFT
+    torch.nn.CrossEntropyLoss()(logits.flatten(0, 1), learnt.flatten()).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.param_groups[0]["lr"] = 0.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("shift", "is_right"), [("logits, learnt = logits[:, :-1], labels[:, 1:]", True), ("learnt = labels", False)]
+)
+def test_a_loss_of_the_programs_own_is_seen(
+    shift: str, is_right: bool, host: Host, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The model is given no labels: the gradient of its logits says which tokens were learnt, and where."""
+    (tmp_path / "train.py").write_text(OWN_LOSS.replace("SHIFT", shift))
+    done = host.run(tmp_path, "train.py", tiny_model)
+    assert done.returncode == 0, done.output
+    seen = read_witness(done.facts)
+    assert not seen.of(Blind)
+    (ends,) = seen.of(TrainingEnds)
+    assert (ends.steps, ends.rateless_steps) == (2, 1)
+    batch = seen.of(Batch)[0]
+    assert (batch.supervised, batch.aligned, batch.unshifted) == ((3 - (not is_right),) * 2, is_right, not is_right)
+    assert (batch.first_supervised == (3, 3)) is is_right
+    evidence = TrainEvidence(
+        output_dir=tmp_path / "out", output_dir_name="out", settings=TrainSettings(), model_name=str(tiny_model),
+        stdout="", output="", returncode=0, attempt_started_unix=0.0, witness=seen,
+    )  # fmt: skip
+    (check,) = [one for one in witnessed_training_checks(evidence, None) if one.id == TOKENS_SUPERVISED.id]
+    assert (check.holds, check.severity) == (is_right, TOKENS_SUPERVISED.severity)

@@ -16,9 +16,6 @@ import pytest
 from small_run import PIPELINE, Trained, evaluation_flags, training_flags
 from steph.base.fingerprint import holds
 from steph.child import supervisor
-from steph.judge.checks_setup import TOKENS_SUPERVISED
-from steph.judge.checks_witness import witnessed_training_checks
-from steph.judge.evidence import TrainEvidence
 from steph.judge.witness import (
     AdapterChanged,
     AdapterLoaded,
@@ -37,7 +34,6 @@ from steph.judge.witness import (
     Witness,
     read_witness,
 )
-from steph.record.settings import TrainSettings
 
 INJECT = Path(supervisor.__file__).parent / "inject"
 PROGRAMS = os.environ.get("STEPH_TEST_PROGRAMS")  # the folder of an environment's programs: trl, lm_eval
@@ -222,50 +218,6 @@ def test_a_loop_of_its_own_is_seen(stranger: tuple[Run, Run, Path]) -> None:
     assert (ends.lora_b.moved, ends.lora_b.total) == (4, 4)
     saved = seen.of(ModelSaved)[0]
     assert (saved.sha256, saved.step) == (sha256_of(folder / "loop" / "adapter_model.safetensors"), 3)
-
-
-OWN_LOSS = """
-import sys
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
-
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
-model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])).train()
-optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-ids = torch.tensor([[9, 8, 7, 6, 5, 2], [19, 18, 17, 16, 15, 2]])
-labels = ids.clone()
-labels[:, :3] = -100
-for _ in range(2):
-    logits = model(input_ids=ids).logits
-    SHIFT
-    torch.nn.CrossEntropyLoss()(logits.flatten(0, 1), learnt.flatten()).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    optimizer.param_groups[0]["lr"] = 0.0
-"""
-
-
-@pytest.mark.parametrize(
-    ("shift", "is_right"), [("logits, learnt = logits[:, :-1], labels[:, 1:]", True), ("learnt = labels", False)]
-)
-def test_a_loss_of_the_programs_own_is_seen(shift: str, is_right: bool, tiny_model: Path, tmp_path: Path) -> None:
-    """The model is given no labels: the gradient of its logits says which tokens were learnt, and where."""
-    (tmp_path / "train.py").write_text(OWN_LOSS.replace("SHIFT", shift))
-    done = run(tmp_path / "seen", sys.executable, tmp_path / "train.py", tiny_model, watched=True)
-    assert done.process.returncode == 0, done.process.stderr
-    assert is_whole(done.seen)
-    (ends,) = done.seen.of(TrainingEnds)
-    assert (ends.steps, ends.rateless_steps) == (2, 1)
-    batch = done.seen.of(Batch)[0]
-    assert (batch.supervised, batch.aligned, batch.unshifted) == ((3 - (not is_right),) * 2, is_right, not is_right)
-    assert (batch.first_supervised == (3, 3)) is is_right
-    evidence = TrainEvidence(
-        output_dir=tmp_path / "out", output_dir_name="out", settings=TrainSettings(), model_name=str(tiny_model),
-        stdout="", output="", returncode=0, attempt_started_unix=0.0, witness=done.seen,
-    )  # fmt: skip
-    (check,) = [one for one in witnessed_training_checks(evidence, None) if one.id == TOKENS_SUPERVISED.id]
-    assert (check.holds, check.severity) == (is_right, TOKENS_SUPERVISED.severity)
 
 
 def test_the_states_of_an_adapter_are_seen(stranger: tuple[Run, Run, Path]) -> None:
