@@ -2,8 +2,8 @@
 
 `python pytest_host.py` reads jobs from stdin, a JSON object a line: `argv` (pytest's words), `folder`, `environment`,
 `umask` and `output` (a file for stdout and stderr). It forks for each and answers with its exit status. Loading pytest,
-pydantic, matplotlib and the suite takes longer than the three stages on a pipeline without torch. Plugins are loaded
-by each run itself, so that what pytest does with them is what it always does.
+pydantic, matplotlib, the suite and its templates takes longer than the three stages on a pipeline without torch.
+Plugins are loaded by each run itself, so that what pytest does with them is what it always does.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from functools import partial
 import steph
 from forked import end_after
 from steph.base.messages import LANGUAGES, catalog
+from steph.tell import report
 
 LOADED = (
     "pytest", "jinja2.defaults", "jinja2.compiler", "matplotlib.figure", "matplotlib.backends.backend_svg",
-    "tokenizers", "steph.conduct.training", "steph.conduct.preparation", "steph.conduct.session", "steph.tell.report",
+    "tokenizers", "steph.conduct.training", "steph.conduct.preparation", "steph.conduct.session",
 )  # fmt: skip
 
 
@@ -46,6 +47,8 @@ for module in LOADED:
     importlib.import_module(module)
 for language in LANGUAGES:
     catalog(language)
+for name in (templates := report._templates()).list_templates():
+    templates.get_template(name)  # a fifth of a run is compiling them
 gc.freeze()
 for line in sys.stdin:
     child = os.fork()

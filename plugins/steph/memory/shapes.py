@@ -11,6 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -156,6 +157,7 @@ def linear_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
     return {**found, **gate, "down_proj": (wide, hidden)}
 
 
+@lru_cache(64)  # a forecast asks for them a hundred times
 def linears(shape: ModelShape) -> tuple[Linear, ...]:
     """Every linear but the head, which bitsandbytes leaves as it is."""
     layers = shape.num_hidden_layers
@@ -163,6 +165,7 @@ def linears(shape: ModelShape) -> tuple[Linear, ...]:
     return (*own, *shape.more_linears)
 
 
+@lru_cache(64)
 def parameter_parts(shape: ModelShape) -> ParameterParts:
     """Count the parameters of each part."""
     quantised = sum(linear.inputs * linear.outputs * linear.count for linear in linears(shape))
