@@ -31,9 +31,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steph.base.terms import StageId
-from steph.gpu.driver import driver, visible_devices
 from steph.record.values import Attempt
 from steph.run import processes
+from steph.run.gpu import driver, visible_devices
 from steph.run.journal import read_record, record_folders
 
 from benchmarks.gpu_pair import Found, Killed, Training

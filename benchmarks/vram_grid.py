@@ -26,9 +26,9 @@ from typing import IO, Any
 
 from steph.base.terms import TrainerName
 from steph.base.units import GIB
-from steph.gpu.driver import capped_alloc_conf, driver, visible_devices
 from steph.memory.forecast import BUILT_IN_CONSTANTS
 from steph.record.settings import Device
+from steph.run.gpu import capped_alloc_conf, driver, visible_devices
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
 from benchmarks.vram_points import (

@@ -25,9 +25,9 @@ from pydantic.fields import FieldInfo
 from steph.base.messages import Language, text
 from steph.contract.description import Description, preset_names, preset_text
 from steph.contract.placeholders import EVALUATE_NAMES, TRAIN_NAMES
+from steph.contract.settings import Profile, Within
 from steph.doctor.checks import CATALOG
 from steph.doctor.facts import CERTAIN
-from steph.plan.settings import Profile, Within
 from steph.record.settings import EvalSettings, TrainSettings
 
 TABLES: Mapping[str, type[BaseModel]] = {"steph.toml": Description, "profile": Profile}

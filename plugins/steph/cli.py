@@ -17,11 +17,11 @@ from steph.base.terms import NAMED_TRAINERS, TrainerName
 if TYPE_CHECKING:
     import pytest
 
+    from steph.contract.options import Options
+    from steph.contract.settings import Profile
     from steph.memory.calibration import Calibration
     from steph.memory.forecast import Sharing
     from steph.memory.shapes import ModelShape
-    from steph.plan.options import Options
-    from steph.plan.settings import Profile
 
 JOURNAL = "events.jsonl"  # a record's, in its folder
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -42,7 +42,7 @@ LanguageOption = Annotated[str | None, typer.Option("--language", "--steph-langu
 def _speak(context: typer.Context, parameter: typer.CallbackParam, word: str) -> None:
     """Everything that the command says from here to its end is in this language."""
     from steph.base.messages import speaking
-    from steph.plan.options import OptionError, parse_language
+    from steph.contract.options import OptionError, parse_language
 
     source = context.get_parameter_source(parameter.name or "")
     named = "STEPH_LANGUAGE" if source is not None and source.name == "ENVIRONMENT" else "--language"

@@ -28,8 +28,8 @@ from steph.pytest_options import add_options, keep_values_out, options_and_profi
 if TYPE_CHECKING:
     from steph.base.terms import AnyStage
     from steph.conduct.session import StageSession
-    from steph.plan.options import Options
-    from steph.plan.settings import Profile
+    from steph.contract.options import Options
+    from steph.contract.settings import Profile
     from steph.record.values import StageResult
 
 EXPLANATION_CHARS = 120  # of a stage in the terminal's summary; the report has it whole
@@ -105,7 +105,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         config.stash[REFUSED] = "session.workers"
         return
     from steph.base.messages import phrase
-    from steph.gpu.driver import has_nvidia_nodes
+    from steph.run.gpu import has_nvidia_nodes
 
     options, profile = _asked(config)
     if config.option.collectonly or config.option.setuponly or config.option.setupplan:
@@ -118,8 +118,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             item.add_marker(pytest.mark.skip(reason=phrase("session.no_gpu")))
         return
     from steph.conduct.session import JoinError
-    from steph.gpu.driver import GpuLockError
-    from steph.plan.settings import ProfileError
+    from steph.contract.settings import ProfileError
+    from steph.run.gpu import GpuLockError
     from steph.run.inputs import InputError, RootBusyError
     from steph.run.journal import JournalError
 
@@ -274,7 +274,7 @@ def _asked(config: pytest.Config) -> tuple[Options, Profile]:
 def _open(config: pytest.Config, options: Options, profile: Profile, stages: tuple[AnyStage, ...]) -> None:
     from steph.conduct.preparation import Console, prepare
     from steph.conduct.session import StageSession
-    from steph.gpu.driver import driver
+    from steph.run.gpu import driver
 
     if profile.machine.device == "gpu":
         held = contextlib.ExitStack()

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from steph.plan import options as rows
-from steph.plan.options import OPTIONS, REPLACED, Option, OptionError, Options, parse_language, parse_size
+from steph.contract import options as rows
+from steph.contract.options import OPTIONS, REPLACED, Option, OptionError, Options, parse_language, parse_size
 
 if TYPE_CHECKING:
-    from steph.plan.settings import Profile
+    from steph.contract.settings import Profile
 
 import filecmp
 import shutil
@@ -63,7 +63,7 @@ def options_and_profile(config: pytest.Config) -> tuple[Options, Profile]:
     Raises UsageError, one line for each thing wrong, in the language that option or profile name.
     """
     from steph.base.messages import speaking
-    from steph.plan.settings import ProfileError, language_in, load_profile, profile_path
+    from steph.contract.settings import ProfileError, language_in, load_profile, profile_path
 
     language = None
     with contextlib.suppress(OptionError):

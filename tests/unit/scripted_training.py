@@ -22,10 +22,10 @@ from steph.conduct.preparation import MIN_ATTEMPT_SECONDS, Console, Setup, Stage
 from steph.conduct.training import settings_at, walk_ladder
 from steph.contract.commands import Call
 from steph.contract.description import Description
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.judge.verdict import Outcome
 from steph.memory.shapes import BUILT_IN, parameter_count
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
 from steph.record.events import StageStarted
 from steph.record.settings import Device, TrainSettings
 from steph.record.values import Attempt, Check, Diagnosis, ModelChoice, RejectedCandidate, StageResult

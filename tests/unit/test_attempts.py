@@ -22,12 +22,12 @@ from steph.conduct.attempts import Finished, Judge, planned, run_attempt
 from steph.conduct.preparation import Console, Setup, StageRun
 from steph.contract.commands import Call
 from steph.contract.description import Description
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.judge.evidence import CardMemory
 from steph.memory.forecast import predict
 from steph.memory.shapes import BUILT_IN
 from steph.memory.terms import Workload
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
 from steph.record.events import AttemptEnded
 from steph.record.values import Attempt, DevicePeak, PredictedPeak, Probe
 from steph.run import output, runner

@@ -14,10 +14,10 @@ from steph.base.units import GIB
 from steph.conduct.models import NoModel, predicted_candidates
 from steph.conduct.preparation import Setup
 from steph.contract.description import Description
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.judge.verdict import Outcome
 from steph.memory.shapes import BUILT_IN, config_of
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
 from steph.record.events import CandidatesPredicted, RecordOpened, StageStarted, fold
 from steph.record.settings import Device
 from steph.record.values import Candidate, RejectedCandidate

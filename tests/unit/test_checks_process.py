@@ -9,10 +9,10 @@ from steph.base.terms import Severity, StageId
 from steph.base.units import GIB
 from steph.contract.commands import Place, evaluate_call, needed_libraries, train_call
 from steph.contract.description import Description
-from steph.gpu.driver import memory_fraction_for_cap
 from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Check, Probe
+from steph.run.gpu import memory_fraction_for_cap
 from steph.run.journal import read_record
 
 EXAMPLES = Path(__file__).parents[2] / "reports" / "examples"

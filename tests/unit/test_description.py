@@ -8,9 +8,9 @@ import pytest
 from steph.conduct.preparation import config_template, read_inputs
 from steph.contract.commands import Place, applied, evaluate_call, own_models, passed_names, train_call, unsaid_settings
 from steph.contract.description import Description, DescriptionError, load_description, preset_names, preset_table
+from steph.contract.options import Options
 from steph.contract.placeholders import filled, filled_words, spelled
-from steph.plan.options import Options
-from steph.plan.settings import Profile, load_profile, profile_path
+from steph.contract.settings import Profile, load_profile, profile_path
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.run.inputs import InputError
 

@@ -16,12 +16,12 @@ from steph.base.files import sha256_of
 from steph.conduct.preparation import read_inputs
 from steph.contract.commands import Place, train_call, unsaid_settings
 from steph.contract.description import load_description, preset_table
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.judge.checks_training import judge_training
 from steph.judge.evidence import TrainEvidence
 from steph.judge.verdict import checks_verdict
 from steph.judge.witness import read_witness
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
 from steph.record.values import Check
 
 DIALECTS = Path(__file__).parent / "planted" / "dialects"

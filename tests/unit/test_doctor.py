@@ -17,13 +17,13 @@ from fake_nvml import FakeNvml, Gpu, Running
 from japanese import JAPANESE, english_in
 from process_tree import wait_until
 from steph.base.messages import speaking
+from steph.contract.options import Options
+from steph.contract.settings import builtin_profiles, load_profile
 from steph.doctor import command, reading
 from steph.doctor.checks import CATALOG
 from steph.doctor.command import as_text, conclusion, doctor_status, exit_status
 from steph.doctor.facts import GpuFacts, Level, Line
-from steph.gpu.driver import gpu_lock
-from steph.plan.options import Options
-from steph.plan.settings import builtin_profiles, load_profile
+from steph.run.gpu import gpu_lock
 from suite_runs import CLONE, Bench, clean_environment, make_bench, unignore_signals
 
 GIB = 1 << 30
@@ -190,7 +190,7 @@ def test_a_card_is_looked_at_and_nothing_runs_on_it_while_another_run_holds_it(
     """The card's lines are there; a held card fails as busy and is not disturbed by a 4-bit operation."""
     bench = make_bench(tmp_path)
     nvml = FakeNvml(Gpu("GPU-1", used=2 * GIB, processes=[Running(os.getpid(), GIB)]))
-    monkeypatch.setattr("steph.gpu.driver._load", lambda: nvml)
+    monkeypatch.setattr("steph.run.gpu._load", lambda: nvml)
     monkeypatch.setattr("steph.doctor.reading.has_nvidia_nodes", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with gpu_lock("GPU-1", bench.folder / "cache" / "steph" / "locks"):

@@ -11,6 +11,8 @@ import record_factory as factory
 from japanese import JAPANESE, english_in
 from steph.base.messages import Language, say, speaking, verbatim
 from steph.base.terms import Cause
+from steph.contract.options import Options
+from steph.contract.settings import builtin_profiles, load_profile
 from steph.doctor import checks
 from steph.doctor.checks import CATALOG
 from steph.doctor.facts import (
@@ -35,8 +37,6 @@ from steph.doctor.facts import (
     needs_of,
 )
 from steph.doctor.reading import NOT_STARTED
-from steph.plan.options import Options
-from steph.plan.settings import builtin_profiles, load_profile
 from steph.record.values import RejectedCandidate
 
 GIB = 1 << 30

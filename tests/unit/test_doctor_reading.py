@@ -19,12 +19,12 @@ from planted import plant
 from process_tree import wait_until
 from steph.base.messages import speaking
 from steph.base.units import GIB
+from steph.contract.options import Options
+from steph.contract.settings import Profile, builtin_profiles, load_profile
 from steph.doctor import reading
 from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
 from steph.doctor.reading import NOT_STARTED, SCRIPT, Question, begun_checkup, read_checkup
-from steph.gpu.driver import gpu_lock, lock_folder
-from steph.plan.options import Options
-from steph.plan.settings import Profile, builtin_profiles, load_profile
+from steph.run.gpu import gpu_lock, lock_folder
 
 WRONG_SCRIPT = """
 from transformers import Trainer, TrainingArguments
@@ -288,7 +288,7 @@ def test_a_sound_root_has_its_data_and_its_script(tmp_path: Path) -> None:
 
 def _with_cards(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, visible: str | None = None) -> GpuFacts:
     monkeypatch.setattr("steph.doctor.reading.has_nvidia_nodes", lambda: True)
-    monkeypatch.setattr("steph.gpu.driver._load", lambda: nvml)
+    monkeypatch.setattr("steph.run.gpu._load", lambda: nvml)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:

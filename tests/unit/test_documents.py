@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 from steph.cli import app
-from steph.plan.options import OPTIONS, REPLACED
+from steph.contract.options import OPTIONS, REPLACED
 from typer.testing import CliRunner
 
 CLONE = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from steph.base.messages import speaking
 from steph.base.terms import StageId, TrainerName
 from steph.base.units import GIB
 from steph.cli import app
+from steph.contract.settings import CARDS, Card, card_by_name
 from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
 from steph.memory.shapes import BUILT_IN, config_of
 from steph.memory.terms import Workload
-from steph.plan.settings import CARDS, Card, card_by_name
 from steph.record.events import AttemptEnded, ModelChosen, StageStarted
 from steph.record.values import Record
 from steph.run.journal import Journal, opened_event

@@ -14,11 +14,11 @@ from steph.base.messages import LANGUAGES, Language, speaking
 from steph.base.terms import TrainerName
 from steph.cli import app
 from steph.conduct.fit import fit_basis
+from steph.contract.settings import CARDS
 from steph.memory.calibration import Calibration
 from steph.memory.forecast import BUILT_IN_CONSTANTS, SHARINGS
 from steph.memory.shapes import BUILT_IN, COMMON, FAMILIES, TINY, linear_shapes
 from steph.memory.terms import OPTIMIZER_BYTES, TRAINERS
-from steph.plan.settings import CARDS
 from typer.testing import CliRunner
 
 ONE = "--batch-size 2 --max-seq-length 1024"

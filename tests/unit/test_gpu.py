@@ -11,7 +11,8 @@ from fake_nvml import FakeNvml, Gpu, Running
 from japanese import is_told_in_japanese
 from steph.base.messages import speaking, words_of
 from steph.base.units import GIB
-from steph.gpu.driver import (
+from steph.record.values import DevicePeak
+from steph.run.gpu import (
     DeviceError,
     NvmlDriver,
     capped_alloc_conf,
@@ -19,7 +20,6 @@ from steph.gpu.driver import (
     memory_fraction_for_cap,
     visible_devices,
 )
-from steph.record.values import DevicePeak
 from steph.run.runner import SLACK_BYTES, MemoryWatch, is_back
 
 TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
@@ -32,7 +32,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> UseCards:
     """Put an NVML over made-up cards in pynvml's place and give the driver that asks it."""
 
     def put(nvml: FakeNvml) -> NvmlDriver:
-        monkeypatch.setattr("steph.gpu.driver._load", lambda: nvml)
+        monkeypatch.setattr("steph.run.gpu._load", lambda: nvml)
         return NvmlDriver()
 
     return put

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from steph.base.messages import speaking
-from steph.gpu import driver as gpulock
-from steph.gpu.driver import GpuBusyError, GpuLockError, gpu_lock, lock_folder
+from steph.run import gpu as gpulock
+from steph.run.gpu import GpuBusyError, GpuLockError, gpu_lock, lock_folder
 
 UUID = "GPU-8f1e6f0a-0000-0000-0000-000000000001"
 
@@ -52,7 +52,7 @@ def test_two_gpus_are_two_locks(tmp_path: Path) -> None:
 def test_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     """After SIGKILL of a holder its file is still there and locks nothing."""
     code = (
-        "import sys; from pathlib import Path; from steph.gpu.driver import gpu_lock\n"
+        "import sys; from pathlib import Path; from steph.run.gpu import gpu_lock\n"
         "with gpu_lock(sys.argv[1], Path(sys.argv[2])): print('held', flush=True); sys.stdin.read()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(gpulock.__file__).parents[2])}

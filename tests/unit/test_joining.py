@@ -15,8 +15,8 @@ from steph.conduct.preparation import Console, Setup
 from steph.conduct.session import differences
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.record.events import AttemptEnded, ModelChosen, StageEnded, StageStarted
 from steph.record.settings import GitState
 from steph.record.values import ModelChoice, Record

@@ -8,7 +8,7 @@ import pytest
 from steph.base.messages import say
 from steph.base.terms import Cause, Phase
 from steph.conduct.training import Move, MoveKind, given_up, ladder_without_4bit, next_move, settings_at
-from steph.plan.settings import load_profile, profile_path
+from steph.contract.settings import load_profile, profile_path
 from steph.record.settings import steps_per_epoch
 from steph.record.values import Diagnosis
 

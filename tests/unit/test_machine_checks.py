@@ -10,13 +10,13 @@ from steph.base.terms import EndedBy, Severity
 from steph.conduct.attempts import Finished
 from steph.conduct.preparation import Setup
 from steph.contract.description import Description
-from steph.gpu.driver import memory_fraction_for_cap
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.judge.checks_process import machine_checks
 from steph.judge.verdict import checks_verdict
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
 from steph.record.settings import Device, TrainSettings
 from steph.record.values import Attempt, Check, Probe
+from steph.run.gpu import memory_fraction_for_cap
 from steph.run.runner import ChildOutcome
 
 REPOSITORY = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ from steph.conduct import models
 from steph.conduct.models import NoModel, choose_model, model_checks, smaller_model
 from steph.conduct.preparation import Console, Setup, StageRun, twin_source
 from steph.contract.description import Description
+from steph.contract.options import Options
 from steph.memory.shapes import BUILT_IN, TINY_NAME, parameter_count
-from steph.plan.options import Options
 from steph.record.values import Attempt, ModelChoice, RejectedCandidate
 from steph.run import hub, model_files
 from steph.run.fetch import HubError, HubFailure

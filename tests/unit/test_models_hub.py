@@ -13,7 +13,7 @@ from steph.conduct.models import choose_model
 from steph.conduct.preparation import Console, Setup, StageRun
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
-from steph.plan.options import Options
+from steph.contract.options import Options
 from steph.record.values import ModelChoice
 from steph.run import hub
 from steph.run.journal import Journal, opened_event

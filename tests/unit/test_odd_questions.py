@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from steph.base.messages import speaking
 from steph.cli import app
+from steph.contract.settings import card_by_name
 from steph.memory.shapes import COMMON, Weights, config_of, same_model, weights_by_config, weights_by_name
-from steph.plan.settings import card_by_name
 from typer.testing import CliRunner
 
 ONE = ("--batch-size", "1", "--max-seq-length", "1024")

@@ -10,10 +10,10 @@ import pytest
 from steph import plugin
 from steph.base.messages import language
 from steph.base.terms import StageId
-from steph.gpu.driver import GpuBusyError, GpuLockError
-from steph.plan.options import Options
-from steph.plan.settings import builtin_profiles
+from steph.contract.options import Options
+from steph.contract.settings import builtin_profiles
 from steph.pytest_options import resolve_options
+from steph.run.gpu import GpuBusyError, GpuLockError
 from steph.run.hub import choose
 from suite_runs import make_model
 

@@ -12,9 +12,9 @@ from steph.base.units import GIB
 from steph.conduct.models import expected, usable_bytes, worth_trying
 from steph.conduct.preparation import Setup
 from steph.contract.description import Description
+from steph.contract.options import Options
 from steph.contract.rows import RowLengths
-from steph.plan.options import Options
-from steph.plan.settings import Profile, load_profile, profile_path
+from steph.contract.settings import Profile, load_profile, profile_path
 from steph.record.settings import Device, TrainSettings
 
 SETTINGS = TrainSettings()

@@ -9,8 +9,8 @@ import record_factory as factory
 from steph.base.messages import speaking, words_of
 from steph.base.terms import StageId
 from steph.conduct.preparation import prepare
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.run.inputs import InputError
 
 CLONE = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def test_a_cap_that_no_child_can_honour_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap_bytes: int, said: str | None
 ) -> None:
     """More than the card, or less than a process holds beside its allocator: one line that names the option."""
-    monkeypatch.setattr("steph.gpu.driver.visible_devices", lambda environ: (CARD,))
+    monkeypatch.setattr("steph.run.gpu.visible_devices", lambda environ: (CARD,))
     options = Options("rtx3080", CLONE / "pipeline", None, None, False, cap_bytes, tmp_path)
     profile = load_profile(profile_path("rtx3080", CLONE))
     if said is None:
@@ -45,7 +45,7 @@ def test_a_cap_that_no_child_can_honour_is_refused(
 def test_one_cap_for_cards_of_two_sizes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch is given a share of each card, and the same share of two sizes can't be the same card."""
     cards = tuple(CARD.model_copy(update={"uuid": f"GPU-{gib}", "total_bytes": gib << 30}) for gib in (80, 24))
-    monkeypatch.setattr("steph.gpu.driver.visible_devices", lambda environ: cards)
+    monkeypatch.setattr("steph.run.gpu.visible_devices", lambda environ: cards)
     profile = load_profile(profile_path("rtx3080", CLONE))
     train = profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
     options = Options("rtx3080", CLONE / "pipeline", None, None, False, 8 << 30, tmp_path)
@@ -57,7 +57,7 @@ def test_a_twin_that_cannot_be_made_is_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model whose shape the suite doesn't carry: no record is opened; the later stages need none."""
-    monkeypatch.setattr("steph.gpu.driver.visible_devices", lambda environ: (CARD,))
+    monkeypatch.setattr("steph.run.gpu.visible_devices", lambda environ: (CARD,))
     options = Options("rtx3080", CLONE / "pipeline", None, "nope/none", True, None, tmp_path)
     profile = load_profile(profile_path("rtx3080", CLONE))
     with speaking("en"), pytest.raises(InputError, match="--steph-twin: no built-in shape for 'nope/none'"):

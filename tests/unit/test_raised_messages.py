@@ -17,10 +17,10 @@ AT_THE_TERMINAL = {"OptionError", "ProfileError", "DescriptionError", "PresetErr
 OF_VALUES = (
     "contract/description.py",
     "contract/rows.py",
-    "gpu/driver.py",
+    "run/gpu.py",
     "memory/shapes.py",
     "memory/terms.py",
-    "plan/settings.py",
+    "contract/settings.py",
 )
 
 

@@ -80,7 +80,7 @@ CHANGES = {
     ),
     "a key of profiles": Change(
         {
-            "plan/settings.py": (
+            "contract/settings.py": (
                 (
                     "    memory_return_seconds:",
                     '    helper_seconds: Seconds = 180\n    """A builder."""\n    memory_return_seconds:',
@@ -95,7 +95,7 @@ CHANGES = {
         },
         """
         from pathlib import Path
-        from steph.plan.settings import load_profile
+        from steph.contract.settings import load_profile
         from types import SimpleNamespace as Told
         from steph.conduct import attempts
         from steph.contract.description import Description
@@ -126,7 +126,7 @@ CHANGES = {
         from pathlib import Path
         from steph.contract.commands import Place, train_call
         from steph.contract.description import load_description
-        from steph.plan.settings import ProfileError, load_profile
+        from steph.contract.settings import ProfileError, load_profile
         from steph.record.settings import TrainSettings
         Path("steph.toml").write_text(TRAIN + NO_EVALUATION)
         place = Place(root=Path.cwd(), python="python", on_gpu=False, train_dir="rows")
@@ -272,7 +272,7 @@ CHANGES = {
         },
         """
         from steph.base.messages import say, speaking
-        from steph.plan.options import parse_language
+        from steph.contract.options import parse_language
         assert parse_language("DE", "--steph-language") == "de"
         with speaking("de"):
             assert str(say("hub.unreachable")) == "der Hub antwortet nicht"

@@ -11,8 +11,8 @@ from steph.base.terms import StageId
 from steph.conduct.preparation import Console, Setup
 from steph.conduct.session import JoinError, StageSession
 from steph.contract.description import Description
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.run.journal import LOGS_KEPT, Journal, folder_bytes, opened_event, prune_logs, read_record
 from steph.run.runner import NAME
 

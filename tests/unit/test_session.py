@@ -8,8 +8,8 @@ from planted import plant
 from steph.base.terms import StageId
 from steph.conduct.preparation import Console, prepare
 from steph.conduct.session import StageSession, tell
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.run.journal import read_record
 
 CLONE = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 from steph.conduct.training import ladder_without_4bit, settings_at
-from steph.plan.settings import (
+from steph.contract.settings import (
     ProfileError,
     ProfileEvaluate,
     ProfileProduction,

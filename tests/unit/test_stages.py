@@ -18,13 +18,13 @@ from steph.conduct.models import model_checks
 from steph.conduct.preparation import MIN_ATTEMPT_SECONDS, Console, Setup, StageRun, prepare
 from steph.conduct.stages import Conductor
 from steph.contract.description import Description
-from steph.gpu.driver import DeviceError
-from steph.plan.options import Options
-from steph.plan.settings import load_profile, profile_path
+from steph.contract.options import Options
+from steph.contract.settings import load_profile, profile_path
 from steph.record.events import AttemptEnded, Event, ModelChosen, SessionStarted, StageEnded, StageStarted
 from steph.record.settings import Device, Environment, TrainSettings
 from steph.record.values import Attempt, Record, RejectedCandidate, StageResult
 from steph.run import hub
+from steph.run.gpu import DeviceError
 from steph.run.inputs import InputError
 from steph.run.journal import Journal, opened_event, read_record
 
@@ -61,7 +61,7 @@ def test_what_the_driver_says_reaches_the_record(tmp_path: Path, monkeypatch: py
     def broken(environ: object) -> None:
         raise DeviceError(BROKEN, 18)
 
-    monkeypatch.setattr("steph.gpu.driver.visible_devices", broken)
+    monkeypatch.setattr("steph.run.gpu.visible_devices", broken)
     setup = _setup(None)
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
     assert prepare(options, setup.profile, [StageId.H1]).context.environment.device_error == BROKEN
@@ -221,7 +221,7 @@ def test_several_processes_need_a_whole_gpu_each(
     visible: tuple[Device, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer cards than processes, or slices of one, are one line with profile and key before anything is written."""
-    monkeypatch.setattr("steph.gpu.driver.visible_devices", lambda environ: visible)
+    monkeypatch.setattr("steph.run.gpu.visible_devices", lambda environ: visible)
     setup = _setup(None)
     train = setup.profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path)
@@ -232,7 +232,7 @@ def test_several_processes_need_a_whole_gpu_each(
 def test_a_stage_uses_a_gpu_for_each_of_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three visible cards two are the run's; one process is shown the first, two are shown both."""
     cards = tuple(factory.device().model_copy(update={"uuid": f"GPU-{n}"}) for n in range(3))
-    monkeypatch.setattr("steph.gpu.driver.visible_devices", lambda environ: cards)
+    monkeypatch.setattr("steph.run.gpu.visible_devices", lambda environ: cards)
     setup = _setup(None)
     train = setup.profile.train.model_copy(update={"launcher": "torchrun", "num_processes": 2})
     options = replace(setup.options, pipeline_root=ROOT / "pipeline", report=tmp_path, vram_cap_bytes=8 << 30)
@@ -288,7 +288,7 @@ def test_a_stage_waits_for_the_memory_of_whatever_this_session_ran_before_it(
     """Memory that is still held blocks what comes next; what has come back, or an earlier session left, does not."""
     journal = _after(tmp_path / "run", last, started_at, returned=returned)
     card = factory.device()
-    monkeypatch.setattr("steph.gpu.driver._load", lambda: FakeNvml(Gpu(card.uuid, used=used_gib << 30)))
+    monkeypatch.setattr("steph.run.gpu._load", lambda: FakeNvml(Gpu(card.uuid, used=used_gib << 30)))
     conductor = Conductor(
         replace(_setup(None), device=card), journal, Console(lambda text: None, False), lambda r: None
     )

@@ -339,8 +339,8 @@ sys.meta_path.insert(0, Finder())
     ("module", "records"),
     [
         ("steph.pytest_options", 0),
-        ("steph.plan.options", 0),
-        ("steph.plan.settings", 0),
+        ("steph.contract.options", 0),
+        ("steph.contract.settings", 0),
         ("pydantic", 0),
         ("steph.conduct.session", 0),
         ("steph.diagnose.engine", 0),

@@ -28,7 +28,7 @@ from steph.base.messages import say
 from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.conduct.jobs import half_precision_of
 from steph.conduct.training import Walk
-from steph.plan.settings import Rung
+from steph.contract.settings import Rung
 from steph.record.settings import TrainSettings
 from steph.record.values import Diagnosis
 from suite_runs import lengthen_rows, make_model

@@ -29,13 +29,13 @@ from steph.contract.commands import Call, build_command, folder_beside, needed_l
 from steph.contract.placeholders import filled
 from steph.contract.programs import answers_help
 from steph.diagnose.engine import diagnose, first_traceback
-from steph.gpu.driver import capped_alloc_conf, memory_fraction_for_cap
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.evidence import CardMemory
 from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import DataFile, Device, EvalSettings, TrainSettings
 from steph.record.values import Attempt, ProductionCall
 from steph.run import inputs, output
+from steph.run.gpu import capped_alloc_conf, memory_fraction_for_cap
 from steph.run.inputs import InputError, kept_safe, put_back, set_aside
 from steph.run.journal import now
 from steph.run.runner import ChildOutcome, ChildSpec, run_child, write_samples

@@ -17,12 +17,12 @@ from steph.conduct.preparation import Inputs, config_template, pipeline_python, 
 from steph.conduct.training import settings_at
 from steph.contract.commands import Call, evaluate_call, passed_names, train_call, unsaid_settings
 from steph.contract.description import FILE_NAME, Description
+from steph.contract.options import Options
 from steph.contract.results_files import READERS
+from steph.contract.settings import Profile
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.judge.kinds import check_kinds
-from steph.plan.options import Options
-from steph.plan.settings import Profile
 from steph.record.settings import TrainSettings, steps_due, steps_per_epoch
 from steph.run import inputs
 from steph.tell.attempts import pasteable

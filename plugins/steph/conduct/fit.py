@@ -16,6 +16,7 @@ from steph.base.files import UnreadableError, read_json
 from steph.base.messages import Message, phrase, say, text, verbatim
 from steph.base.terms import FitVerdict, TrainerName
 from steph.base.units import GIB
+from steph.contract.settings import Card
 from steph.memory.calibration import Calibration
 from steph.memory.fit import Fit
 from steph.memory.forecast import Forecast
@@ -34,7 +35,6 @@ from steph.memory.shapes import (
     weights_by_name,
 )
 from steph.memory.terms import DEFAULT_TARGETS, AdapterCount
-from steph.plan.settings import Card
 from steph.run.hub import hub_config, is_offline
 from steph.run.model_files import Counted, CountingError, counted
 from steph.tell.markdown import left, right

@@ -22,15 +22,15 @@ from steph.base.terms import AnyStage, ExtendedId, RecordKind, StageId, TrainerN
 from steph.base.units import clock, gib
 from steph.contract.commands import Place, applied, own_models, passed_names
 from steph.contract.description import FILE_NAME, Description, DescriptionError, Evaluate, Train, load_description
+from steph.contract.options import Options
 from steph.contract.placeholders import KNOWN_IN_TRAIN, WHEN, filled, unknown_placeholder
 from steph.contract.questions import Question, questions_of
-from steph.gpu import driver
-from steph.gpu.driver import DeviceError, memory_fraction_for_cap
+from steph.contract.settings import Profile
 from steph.memory.shapes import KNOWN, TINY, config_file, config_of, known_shape
-from steph.plan.options import Options
-from steph.plan.settings import Profile
 from steph.record.settings import MAX_STEPS, Context, DataFile, Device, steps_per_epoch
+from steph.run import gpu as driver
 from steph.run import inputs
+from steph.run.gpu import DeviceError, memory_fraction_for_cap
 from steph.run.inputs import InputError, environment, git_state
 from steph.run.journal import Journal
 from steph.run.runner import Progress

@@ -18,12 +18,12 @@ from steph.base.terms import NEEDS, AnyStage, StageId
 from steph.base.units import gib
 from steph.conduct.preparation import Console, Setup
 from steph.conduct.stages import Conductor
-from steph.gpu.driver import gpu_lock
 from steph.judge.verdict import exit_status
 from steph.record.events import SessionEnded, SessionStarted, fold
 from steph.record.settings import Context, DataFile
 from steph.record.values import ModelChoice, Record, StageResult
 from steph.run import model_files, output
+from steph.run.gpu import gpu_lock
 from steph.run.inputs import root_lock
 from steph.run.journal import (
     Journal,

@@ -23,10 +23,10 @@ from steph.conduct.jobs import TrainingJob, half_precision_of
 from steph.conduct.models import Expectation, expected, smaller_model, worth_trying
 from steph.contract.commands import folder_beside
 from steph.contract.rows import AnswerLoss, RowLengths
+from steph.contract.settings import Rung
 from steph.contract.training_files import read_state
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
 from steph.judge.verdict import Outcome
-from steph.plan.settings import Rung
 from steph.record.events import ModelChosen
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Diagnosis, ModelChoice, PredictedPeak

@@ -19,7 +19,7 @@ from pathlib import Path
 from steph.base.messages import say
 from steph.contract.description import Description, DescriptionError, Evaluate, Train, words_by_key
 from steph.contract.placeholders import WHEN, filled, filled_words, names_in, spelled
-from steph.plan.settings import Models, Profile, Rung, card_by_name
+from steph.contract.settings import Models, Profile, Rung, card_by_name
 from steph.record.settings import (
     MAX_PARAMETERS,
     MAX_SAMPLES,

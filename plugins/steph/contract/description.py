@@ -22,7 +22,7 @@ from steph.contract.placeholders import KNOWN_IN_EVALUATE, KNOWN_IN_TRAIN, WHEN,
 from steph.contract.results import EvaluationKind
 from steph.contract.results_files import ResultsFormat
 from steph.contract.rows import RowFormat
-from steph.plan.settings import Filled, ProfileError, bounded, strictly, validation_messages
+from steph.contract.settings import Filled, ProfileError, bounded, strictly, validation_messages
 from steph.record.settings import MAX_SAMPLES, TrainSettings
 
 FILE_NAME = "steph.toml"

@@ -14,6 +14,8 @@ import pytest
 
 from steph import pytest_options, quiet_start
 from steph.base.messages import Message, phrase, say, speaking, text
+from steph.contract.options import Options
+from steph.contract.settings import Profile, ProfileError
 from steph.doctor import checks, reading
 from steph.doctor.facts import (
     Busy,
@@ -30,8 +32,6 @@ from steph.doctor.facts import (
     needs_of,
 )
 from steph.doctor.reading import Question, begun_checkup
-from steph.plan.options import Options
-from steph.plan.settings import Profile, ProfileError
 from steph.pytest_options import join_environment, join_values, options_and_profile
 from steph.record.settings import Device
 from steph.run.inputs import InputError

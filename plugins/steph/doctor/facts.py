@@ -15,13 +15,13 @@ from pydantic import ConfigDict, Field
 from steph.base.messages import Language, Message, Value, text
 from steph.base.terms import TrainerName
 from steph.base.text import one_line
-from steph.gpu.driver import OUTSIDE_ALLOCATOR_BYTES
+from steph.contract.options import Options
+from steph.contract.settings import Profile
 from steph.memory.shapes import BUILT_IN, TINY, TINY_NAME, parameter_count
 from steph.memory.terms import DEFAULT_TARGETS, Workload, embedding_bytes, linear_bytes, lora_parameters, norm_bytes
-from steph.plan.options import Options
-from steph.plan.settings import Profile
 from steph.record.settings import DataFile, Device
 from steph.record.values import ModelChoice, RejectedCandidate
+from steph.run.gpu import OUTSIDE_ALLOCATOR_BYTES
 from steph.run.output import HEAD_BYTES, TAIL_BYTES
 
 

@@ -30,6 +30,8 @@ from steph.base.messages import phrase
 from steph.base.terms import StageId
 from steph.conduct.preparation import cache_dir, pipeline_python, read_inputs
 from steph.contract.commands import passed_names
+from steph.contract.options import Options
+from steph.contract.settings import Profile, ProfileError
 from steph.doctor.facts import (
     Busy,
     Checkup,
@@ -42,12 +44,10 @@ from steph.doctor.facts import (
     RootFacts,
     Unread,
 )
-from steph.gpu.driver import DeviceError, GpuBusyError, GpuLockError, driver, gpu_lock, has_nvidia_nodes, visible_among
-from steph.plan.options import Options
-from steph.plan.settings import Profile, ProfileError
 from steph.record.settings import Device
 from steph.run import hub, model_files
 from steph.run.fetch import classify
+from steph.run.gpu import DeviceError, GpuBusyError, GpuLockError, driver, gpu_lock, has_nvidia_nodes, visible_among
 from steph.run.inputs import InputError, RootBusyError, is_wsl, root_lock
 from steph.run.processes import Child, set_parent_death_signal
 

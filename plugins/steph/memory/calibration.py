@@ -15,10 +15,10 @@ from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.terms import FitVerdict, StageId, TrainerName
 from steph.base.units import duration, gib
 from steph.contract.description import load_description
+from steph.contract.settings import ProfileError
 from steph.memory.forecast import BUILT_IN_CONSTANTS, Constants, Forecast, predict, predict_unknown, ways
 from steph.memory.shapes import ModelShape, ShapeError, model_shape
 from steph.memory.terms import ASSUMED_TRAINER, DEFAULT_TARGETS, TRAINERS, Workload
-from steph.plan.settings import ProfileError
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, ModelChoice, Record
 

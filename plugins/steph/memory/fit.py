@@ -14,7 +14,9 @@ from typing import Any
 from steph.base.messages import Message, say, words_of
 from steph.base.terms import FitVerdict, TrainerName
 from steph.base.units import GIB
+from steph.contract.options import OptionError, parse_size
 from steph.contract.rows import RowLengths, row_lengths
+from steph.contract.settings import CARDS, Card, card_by_name
 from steph.memory import terms
 from steph.memory.forecast import (
     Forecast,
@@ -27,8 +29,6 @@ from steph.memory.forecast import (
 )
 from steph.memory.shapes import ModelShape, parameter_count
 from steph.memory.terms import ASSUMED_TRAINER, DEFAULT_TARGETS, HALF, TRAINERS, AdapterCount, Workload
-from steph.plan.options import OptionError, parse_size
-from steph.plan.settings import CARDS, Card, card_by_name
 
 GRID_BATCHES = (1, 2, 4, 8)
 GRID_LENGTHS = (256, 384, 512, 768, 1024, 1536, 2048)

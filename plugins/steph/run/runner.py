@@ -25,9 +25,9 @@ from steph.base.messages import say
 from steph.base.terms import EndedBy
 from steph.base.units import highest
 from steph.contract.lines import is_metrics
-from steph.gpu.driver import DeviceError, Driver, driver
 from steph.record.values import DevicePeak, Probe
 from steph.run import output, processes
+from steph.run.gpu import DeviceError, Driver, driver
 from steph.run.processes import Child, ProcessTree
 
 NAME = "vram.txt"  # one `unix_seconds used_bytes` line a sample

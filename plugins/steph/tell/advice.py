@@ -14,8 +14,8 @@ from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text, verbatim
 from steph.base.terms import Cause, RecordKind, Severity, StageId
 from steph.contract import commands as contract
+from steph.contract.settings import CARDS
 from steph.judge import verdict
-from steph.plan.settings import CARDS
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import Attempt, PredictedPeak, ProductionCall, Record, StageResult
 from steph.tell import production, wording

@@ -14,8 +14,8 @@ from steph.base import units
 from steph.base.messages import phrase, text
 from steph.base.terms import AnyStage, ExtendedId, Purpose, StageId
 from steph.base.units import GIB, MISSING
+from steph.contract.options import OPTIONS, REPLACED
 from steph.judge import verdict
-from steph.plan.options import OPTIONS, REPLACED
 from steph.record.settings import TrainSettings
 from steph.record.values import Attempt, Diagnosis, OomNumbers, Probe, ProductionCall, Record, StageResult
 from steph.tell import wording

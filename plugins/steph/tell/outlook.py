@@ -14,11 +14,11 @@ from steph.base.messages import NOTHING, Message, phrase, say, text
 from steph.base.terms import FitVerdict, StageId, TrainerName
 from steph.base.units import GIB
 from steph.contract import commands as contract
+from steph.contract.settings import card_by_name
 from steph.memory.calibration import Calibration, calibration_or_default, workload_of
 from steph.memory.forecast import KEPT_FREE_BYTES, automatic, largest_fitting, leanest
 from steph.memory.shapes import ModelShape, model_shape
 from steph.memory.terms import ASSUMED_TRAINER, TRAINERS, Workload
-from steph.plan.settings import card_by_name
 from steph.record.settings import Device, ProductionTarget, TrainSettings
 from steph.record.values import Attempt, Candidate, PredictedPeak, Record
 from steph.tell import production, wording

@@ -23,7 +23,7 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from steph.base.messages import LANGUAGES, Language, Message, Value, phrase, say, verbatim, words_of
 from steph.base.units import GIB, gib
-from steph.plan.options import Options
+from steph.contract.options import Options
 from steph.record.settings import (
     BF16_SINCE,
     MAX_PARAMETERS,

@@ -1,1 +1,0 @@
-"""The GPUs: what their driver says of them, which ones a program sees, who holds them, and their memory over time."""

@@ -1,1 +1,0 @@
-"""What will be run: profiles, model shapes and ladders. Pure; runs nothing."""
