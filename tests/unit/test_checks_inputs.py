@@ -13,7 +13,7 @@ import pytest
 from steph.base.files import matrix_numbers
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.terms import Severity
-from steph.child.inject._steph_witness import attention
+from steph.child.inject._steph_witness import tokens
 from steph.contract.results import Row
 from steph.contract.training_files import ADAPTER_CONFIG_NAME
 from steph.judge.checks_seen import (
@@ -47,7 +47,7 @@ EYE = [[float(key <= query) for key in range(16)] for query in range(1, 16, 2)] 
 )
 def test_a_mask_hides_padding_and_nothing_else(ids: list[int], mask: list[int], hidden: int, bare: int) -> None:
     """Whatever the padding's side and token; a row's own tokens count, and so does padding that is read."""
-    seen = attention.described([ids], [mask], None, PAD, reads_padding=False)
+    seen = tokens.attended([ids], [mask], None, PAD, reads_padding=False)
     assert (seen["hidden"], seen["bare_padding"]) == ([hidden], [bare])
 
 
@@ -64,7 +64,7 @@ def test_a_mask_hides_padding_and_nothing_else(ids: list[int], mask: list[int], 
 )
 def test_positions_rise_one_by_one(places: list[int], share: float) -> None:
     """They may begin anywhere, and anew with each text of a packed row."""
-    seen = attention.described([[5, 6, 7, 8, 9, 4]], None, [places], PAD, reads_padding=False)
+    seen = tokens.attended([[5, 6, 7, 8, 9, 4]], None, [places], PAD, reads_padding=False)
     assert seen["misplaced"] == [share]
 
 
@@ -85,7 +85,7 @@ def _masked(change: Any) -> list[list[list[float]]]:  # noqa: ANN401
 )
 def test_a_mask_for_each_position(change: Any, hidden: bool, foreseen: bool) -> None:  # noqa: ANN401
     """Every position sees all before it in its text, or a window of one width, and nothing after it."""
-    found = attention.of_queries([list(range(1, 17))], _masked(change), None, PAD, [(0, 16)])
+    found = tokens.of_queries([list(range(1, 17))], _masked(change), None, PAD, [(0, 16)])
     assert (found["hidden"][0] > 0, found["foreseen"][0] > 0) == (hidden, foreseen)
 
 
@@ -96,7 +96,7 @@ END, TURN = 2, 3
 def _hidden(sees: Any, ids: list[int], spans: tuple[int, int] = (0, WIDTH)) -> int:  # noqa: ANN401
     """Positions that lose some of their text, where every position's view is there."""
     queries = [[[float(key <= query and sees(query, key)) for key in range(WIDTH)] for query in range(WIDTH)]]
-    return attention.of_queries([ids], queries, None, PAD, [spans], ({END}, {END, TURN}))["hidden"][0]
+    return tokens.of_queries([ids], queries, None, PAD, [spans], ({END}, {END, TURN}))["hidden"][0]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_packed_texts_see_themselves_alone() -> None:
     """What stands before a text in its row is none of its own."""
     places = [[*range(8), *range(8)]]
     queries = _masked(lambda query, key, seen: float(seen and (key < 8) == (query < 8)))
-    assert attention.of_queries([list(range(1, 17))], queries, places, PAD, [(0, 16)])["hidden"] == [0]
+    assert tokens.of_queries([list(range(1, 17))], queries, places, PAD, [(0, 16)])["hidden"] == [0]
 
 
 def _call(**values: Any) -> Generation:  # noqa: ANN401

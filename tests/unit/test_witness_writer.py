@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.child import supervisor
-from steph.child.inject._steph_witness import attention, batches, facts, models, splice, tokens, weights
+from steph.child.inject._steph_witness import batches, facts, models, splice, tokens, weights
 from steph.judge.witness import Batch, Blind, Hooked, Logged, read_witness
 
 INJECT = Path(supervisor.__file__).parent / "inject"
@@ -528,7 +528,7 @@ def test_padding_that_a_mask_of_all_positions_shows(is_seen: bool, wanted: list[
     """Each of the row's own positions that sees what stands before the row counts."""
     pytest.importorskip("numpy")
     mask = [[[float(key <= place and (is_seen or key > 1)) for key in range(4)] for place in range(4)]]
-    found = attention.of_queries([[1, 1, 4, 5]], mask, None, 1, [(2, 4)])
+    found = tokens.of_queries([[1, 1, 4, 5]], mask, None, 1, [(2, 4)])
     assert found == {"hidden": [0], "foreseen": [0], "bare_padding": wanted}
 
 

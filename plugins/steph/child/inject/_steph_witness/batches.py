@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Any
 
-from . import attention, facts, models, tokens
+from . import facts, models, tokens
 
 _IGNORED = -100
 _MOST_WHOLE = 1 << 20  # numbers of a mask that is read whole
@@ -136,7 +136,7 @@ def _queries(mask: Any, shape: Sequence[int], *, is_first: bool) -> Any:
     width = int(shape[1])
     if mask is None or mask.dim() != 4 or tuple(mask.shape[1:]) != (1, width, width):
         return None
-    taken = attention.taken_places(width, is_whole=is_first and mask.numel() <= _MOST_WHOLE)
+    taken = tokens.taken_places(width, is_whole=is_first and mask.numel() <= _MOST_WHOLE)
     return mask.detach()[:, 0, taken.start :: taken.step]
 
 
@@ -234,14 +234,10 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         "double_bos": sum(_twice(row, batch["bos"]) for row in rows),
     }  # fmt: skip
     marks, places = read.get("attention_mask"), read.get("position_ids")
-    found.update(
-        attention.described(ids, marks, places, batch["pad"], reads_padding=not is_packed and not batch["masked"])
-    )
+    found.update(tokens.attended(ids, marks, places, batch["pad"], reads_padding=not is_packed and not batch["masked"]))
     if "queries" in read:
         marks = batch["ends"], tokens.special_ids()
-        found.update(
-            attention.of_queries(ids, read["queries"], places if is_packed else None, batch["pad"], spans, marks)
-        )
+        found.update(tokens.of_queries(ids, read["queries"], places if is_packed else None, batch["pad"], spans, marks))
     if is_packed:
         places = read.get("position_ids", [])
         found["segment_hashes"] = [tokens.row_hash(s) for row, place in zip(ids, places) for s in _segments(row, place)]

@@ -13,7 +13,7 @@ import weakref
 from types import ModuleType
 from typing import Any
 
-from . import attention, facts, models, patches, splice, tokens, weights
+from . import facts, models, patches, splice, tokens, weights
 
 _FIRST_CALLS = 16
 _WEIGHTS_AT = (1, 16)  # of these calls in a state, the weights are looked at
@@ -183,7 +183,7 @@ def _attention(model: Any, inputs: Any, given: dict[str, Any], kwargs: dict[str,
     # without a mask one is made of the pad tokens, unless these may be end tokens
     ends = _ends(model, given.get("generation_config"), kwargs)
     is_unknown = kwargs.get("attention_mask") is not None and read["attention_mask"] is None
-    return attention.described(
+    return tokens.attended(
         inputs.tolist(), read["attention_mask"], read["position_ids"], pad, reads_padding=pad in ends and not is_unknown
     )
 
