@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from steph.base.redact import StreamRedactor, redact_bytes
+from steph.base.text import StreamRedactor, redact_bytes
 from steph.child.supervisor import Capture
 from steph.contract.lines import (
     adapter_trouble_in,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import steph
 from regex_steps import Token, hostile_text, parser, tree
-from steph.base import redact
+from steph.base import text as redact
 from steph.contract.lines import missing_weights_in
 from steph.diagnose.table import cases, compiled, programs, wordings
 from steph.judge import reading

@@ -123,7 +123,7 @@ def test_probe_works_in_the_pipelines_own_python(place: Path, minor: int) -> Non
     ("name", "minor"),
     [
         ("child/inject/sitecustomize.py", 9),
-        ("base/redact.py", 9),
+        ("base/text.py", 9),
         ("child/checkup.py", 9),
         ("child/twin.py", 10),
     ],

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import steph.base.redact
+import steph.base.text
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from steph.base.redact import HOLD_BYTES, StreamRedactor, redact, redact_bytes, redact_tree
+from steph.base.text import HOLD_BYTES, StreamRedactor, redact, redact_bytes, redact_tree
 
 SECRET = "hf_QwErTyUiOpAsDfGhJkLzXcVbNm0123456789"
 
@@ -257,7 +257,7 @@ def test_invalid_utf8_passes() -> None:
 
 def test_it_loads_without_site_packages() -> None:
     """A script under `python -I -S` can load the module by its path and use it."""
-    path = Path(steph.base.redact.__file__)
+    path = Path(steph.base.text.__file__)
     script = (
         f"import importlib.util as u; s = u.spec_from_file_location('r', {str(path)!r}); m = u.module_from_spec(s); "
         f"s.loader.exec_module(m); print(m.redact('HF_TOKEN={SECRET}'))"

@@ -29,7 +29,7 @@ if __name__ == "__main__":
     # last on the path: nothing that lies beside the package may shadow the standard library
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from steph.base.redact import StreamRedactor
+from steph.base.text import StreamRedactor
 from steph.run import output, processes
 from steph.run.output import Exit, ExitFile
 

@@ -22,8 +22,8 @@ from typing import Literal
 
 from steph.base.files import read_source
 from steph.base.messages import Message, say
-from steph.base.redact import redact
 from steph.base.terms import AnyStage, EndedBy
+from steph.base.text import redact
 from steph.conduct.preparation import Setup, StageRun
 from steph.contract.commands import Call, build_command, folder_beside, needed_libraries, passed_names
 from steph.contract.placeholders import filled

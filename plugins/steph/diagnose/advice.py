@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from steph.base.messages import Message, catalog, has_message, placeholders, say
-from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
+from steph.base.text import redact
 from steph.base.units import GIB, gib
 from steph.diagnose.figures import Collective, Losses, RankEnd, behind, unlike
 from steph.diagnose.reader import Chain, Raised

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from steph.base.messages import text
-from steph.base.redact import redact
 from steph.base.terms import Cause, Phase
-from steph.base.text import encoding_of
+from steph.base.text import encoding_of, redact
 from steph.base.units import gib
 from steph.diagnose.advice import advice_of_unknown, captured, case_of, facts_of, words_of
 from steph.diagnose.figures import (

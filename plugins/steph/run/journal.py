@@ -29,8 +29,8 @@ from pydantic import ValidationError
 
 from steph.base.files import write_whole
 from steph.base.messages import NOTHING, Message, say
-from steph.base.redact import redact_tree
 from steph.base.terms import AnyStage
+from steph.base.text import redact_tree
 from steph.record.events import EVENT, CrashFound, Event, RecordOpened, fold, newer_version
 from steph.record.values import RECORD_VERSION, Record
 from steph.run import output, processes

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import Field
 
 from steph.base.messages import Message, Part, Value
-from steph.base.redact import redact_tree
 from steph.base.terms import AnyStage, Cause, RecordKind, StageId, Verdict
+from steph.base.text import redact_tree
 from steph.base.units import highest
 from steph.judge.verdict import Overall, in_flight, overall
 from steph.record.values import Attempt, PredictedPeak, Record, StageResult

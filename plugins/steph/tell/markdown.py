@@ -14,8 +14,7 @@ from functools import partial
 from urllib.parse import quote
 
 from steph.base.messages import text as words_of
-from steph.base.redact import redact
-from steph.base.text import printable
+from steph.base.text import printable, redact
 from steph.base.units import MISSING
 
 INLINE_LIMIT_CHARACTERS = 600

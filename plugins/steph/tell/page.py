@@ -27,7 +27,7 @@ from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
 from steph.base.messages import LANGUAGES, catalog, language, text
-from steph.base.redact import redact
+from steph.base.text import redact
 
 GENERATOR = '<meta name="generator" content="StepH">'  # by which a page is known as one that may be replaced
 _OWN_TAG = r"</?(?:details|summary|code)>|<details open>|<br ?/?>"

@@ -94,7 +94,7 @@ def _without_secrets(text: str) -> str | None:
     """The message cut and redacted by the suite's own rules; None where those can't be loaded here."""
     import importlib.util
 
-    place = os.path.join(os.path.dirname(os.path.dirname(_HERE)), "base", "redact.py")
+    place = os.path.join(os.path.dirname(os.path.dirname(_HERE)), "base", "text.py")
     spec = importlib.util.spec_from_file_location("_steph_redact", place)
     if spec is None or spec.loader is None:
         return None
