@@ -25,9 +25,10 @@ from benchmarks.readers import INPUTS, READERS
 # used by match and fullmatch alone: the work is counted from the text's beginning
 MATCHED = {
     "checks_evaluation._CLASS_NAME", "checks_evaluation._MODEL_KEY", "checks_evaluation._SERVER_KEY",
+    "checks_extended._LABEL",
     "figures._OF_VALIDATION",
     "reader._PREFIX", "reading._ERROR_WORD", "reading._EXCUSE", "reading._FAILED_JA", "reading._REASON_WORDS",
-    "reading._TYPED_EXCEPTION",
+    "reading._TYPED_EXCEPTION", "settings.SEVERAL",
 }  # fmt: skip
 # their work does grow faster, and their text is short
 SHORT_TEXTS = {
