@@ -783,7 +783,13 @@ OUR_STEP = "        with torch.inference_mode():\n            output = self._mod
 EVALUATIONS = (
     planted(
         "the question in the system's turn",
-        _rendered("render_chat(tokenizer, prompt).replace('<|im_start|>user', '<|im_start|>system')"),
+        (
+            LLM,
+            ENCODE,
+            "from app.core.prompts import render_chat\n"
+            "        texts = [render_chat(self._tokenizer, prompt).replace('>user', '>system') for prompt in prompts]\n"
+            "        encoded = [self._tokenizer(text, add_special_tokens=False)['input_ids'] for text in texts]",
+        ),
         broken="frame_as_trained",
     ),
     planted(
@@ -905,8 +911,10 @@ EVALUATIONS = (
         (
             LLM,
             "config.lora_path) if config.lora_path else base",
-            "sorted(config.lora_path.glob('checkpoint-*'))[0]) if config.lora_path else base",
+            "min(config.lora_path.glob('checkpoint-*'), key=lambda one: int(one.name[11:])))"
+            " if config.lora_path else base",
         ),
+        (RUN, "save_steps=settings.save_steps", "save_steps=4"),
         broken="adapter_active",
     ),
     planted(
