@@ -123,7 +123,7 @@ STEP = "optimizer.step()\n                    optimizer.zero_grad()\n"
 
 
 def _own_loop(then: str) -> tuple[Change, ...]:
-    """Two epochs of two steps of two micro-batches, from the last row and from the first, in a loop that a person wrote.
+    """Two epochs of two steps of two micro-batches, from the last row, then the first, in a loop that a person wrote.
 
     `then` follows each backward.
     """
