@@ -7,10 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
-
-from app.fast.compiler import COMPILER, stand_in
-from app.fast.ranks import rank_count
 
 
 @contextmanager
@@ -20,13 +16,14 @@ def lean_imports() -> Iterator[None]:
     Importing torch and transformers creates millions of objects that live to the end of the process; each full
     collection would walk all of them, during the imports, later, and once more at exit. The rows are plain lists, so
     the `datasets` package (a second to import) is hidden; where it is not installed, the folder `datasets/` beside
-    `scripts/` would pass for it.
+    `scripts/` would pass for it. bitsandbytes decorates fallbacks that neither a GPU nor the CPU runs with
+    `torch.compile`, which loads the whole compiler (two seconds) on sight.
     """
     sys.modules.setdefault("datasets", None)  # type: ignore[arg-type]
     let_segments_grow()
     gc.disable()
     try:
-        with _models_read_once(), _compiler_at_first_call():
+        with _compilation_at_first_call():
             yield
     finally:
         gc.freeze()
@@ -45,33 +42,7 @@ def let_segments_grow() -> None:
 
 
 @contextmanager
-def _models_read_once() -> Iterator[None]:
-    """Let transformers read the sources of its thousand model folders once: its cache of them holds 128 folders.
-
-    It looks for `__all__` in each file, twice, at half a second a time; line by line, where one search does.
-    """
-    original = functools.lru_cache
-
-    def lru_cache(maxsize: Any = 128, typed: bool = False) -> Any:  # noqa: ANN401 - as functools'
-        if getattr(maxsize, "__name__", "") != "create_import_structure_from_path":
-            return original(maxsize, typed)
-        there = maxsize.__globals__
-        by_line = there.get("fetch__all__")
-        if by_line is not None:
-            there["fetch__all__"] = lambda text: by_line(text[text.rfind("\n__all__") + 1 :])
-        return functools.cache(maxsize)
-
-    with patch.object(functools, "lru_cache", lru_cache):
-        yield
-
-
-@contextmanager
-def _compiler_at_first_call() -> Iterator[None]:
-    """Let `torch.compile` load the compiler where what it returns is called, and have all others wait for that.
-
-    bitsandbytes decorates fallbacks with it that neither a GPU nor the CPU runs. transformers' support of sharded
-    tensors loads half of the compiler, too: one process alone has none.
-    """
+def _compilation_at_first_call() -> Iterator[None]:
     import torch
 
     compile_now = torch.compile
@@ -87,9 +58,8 @@ def _compiler_at_first_call() -> Iterator[None]:
 
         return call
 
-    if "transformers" not in sys.modules and COMPILER not in sys.modules:
-        stand_in(torch)
-        if rank_count() == 1:
-            torch.distributed.is_available = lambda: False
-    with patch.object(torch, "compile", compile_later):
+    torch.compile = compile_later
+    try:
         yield
+    finally:
+        torch.compile = compile_now

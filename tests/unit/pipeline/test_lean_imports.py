@@ -2,32 +2,10 @@
 
 import gc
 import os
-import subprocess
 import sys
 
 import pytest
 from app.fast.startup import lean_imports, let_segments_grow
-from small_run import PIPELINE
-
-# what a pipeline's run asks of the compiler, then what only the real one can do
-ASKED = """
-import sys
-from app.fast.startup import lean_imports
-with lean_imports():
-    import torch
-is_loaded = lambda: "torch._dynamo.convert_frame" in sys.modules
-weight = torch.nn.Parameter(torch.ones(2))
-optimizer = torch.optim.AdamW([weight])
-weight.sum().backward()
-optimizer.step()
-assert not isinstance(torch.nn.Linear(1, 1), torch._dynamo.eval_frame.OptimizedModule)
-assert not is_loaded()
-import torch._dynamo.utils
-assert is_loaded()
-assert torch._dynamo.utils is sys.modules["torch._dynamo"].utils
-assert torch.compile(lambda number: 2 * number, backend="eager")(torch.tensor(3)) == 6
-assert isinstance(torch.compile(torch.nn.Linear(1, 1)), torch._dynamo.eval_frame.OptimizedModule)
-"""
 
 
 def test_the_compiler_is_asked_at_the_first_call_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,12 +26,6 @@ def test_the_compiler_is_asked_at_the_first_call_only(monkeypatch: pytest.Monkey
     assert torch.compile is compile_now
     assert [double(3), double(4)] == [6, 8]
     assert [options for _, options in compiled] == [{"dynamic": False}]
-
-
-def test_the_compiler_is_loaded_by_who_needs_it_only() -> None:
-    """An optimizer's step does not; a module of the compiler's does, and then it compiles as ever."""
-    done = subprocess.run([sys.executable, "-c", ASKED], cwd=PIPELINE, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_collector_is_on_again_even_after_a_failed_import() -> None:
