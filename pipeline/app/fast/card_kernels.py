@@ -12,7 +12,7 @@ from app.fast.ranks import note
 
 @functools.cache
 def begin_compiling() -> "Future[Any]":
-    """Compile the kernels beside whatever comes next; a second and a half where Triton's cache lacks them."""
+    """Compile the kernels beside whatever comes next: 3 to 5 s where Triton's cache lacks them, else one (H200)."""
     return ThreadPoolExecutor(1).submit(_compiled)
 
 

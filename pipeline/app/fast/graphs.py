@@ -187,7 +187,7 @@ class GraphedStep:
 
 
 def use_cudnn_attention(*, enabled: bool) -> None:
-    """Let torch's attention be cuDNN's, and not flash attention, which it would take first, or the other way round."""
+    """Let torch's attention be cuDNN's, or flash attention; with both allowed it takes the latter."""
     torch.backends.cuda.enable_cudnn_sdp(enabled)
     torch.backends.cuda.enable_flash_sdp(not enabled)
 

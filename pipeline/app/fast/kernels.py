@@ -86,7 +86,7 @@ def _rotate(
 
 
 class _Launcher:
-    """A kernel with its constants: `kernel[grid]`, less the look that that takes at every argument, half of a launch.
+    """A kernel with its constants. From the second launch on, Triton does not look at every argument again.
 
     What was compiled once fits all tensors of the same types that begin at a multiple of 16 bytes.
     """
@@ -204,7 +204,7 @@ def apply_rotary(
 
 
 def try_each() -> None:
-    """Compile each kernel, and see twice that it gives torch's and bitsandbytes' numbers.
+    """Compile each kernel, and compare it twice with torch and bitsandbytes: a second launch takes another way.
 
     Raises what Triton, its compiler or the card raise, and `RuntimeError` where the numbers are others.
     """
