@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +33,7 @@ from steph.memory.shapes import TINY, config_of, parameter_count
 from steph.record.values import ModelChoice
 from steph.run import hub as hub_module
 from steph.run.fetch import HubError
-from steph.run.hub import NoModelError, choose, download
+from steph.run.hub import Hub, NoModelError, choose, download
 from steph.run.model_files import find_qwen_tokenizer
 
 A = "Qwen/Qwen1.5-1.8B-Chat"
@@ -63,15 +66,9 @@ class Asker:
 
     def choose(self, *candidates: str, timeout_seconds: float = 250.0, **options: object) -> ModelChoice:
         """Choose among candidates."""
-        settings: dict[str, object] = {"token": False, "spare_disk_bytes": 0, **options}
-        return choose(
-            candidates,
-            endpoint=self.endpoint,
-            cache_dir=self.cache_dir,
-            timeout_seconds=timeout_seconds,
-            log=self.lines.append,
-            **settings,  # type: ignore[arg-type]
-        )
+        settings: dict[str, object] = {"spare_disk_bytes": 0, **options}
+        hub = Hub(timeout_seconds, self.endpoint, self.cache_dir)
+        return choose(candidates, hub, log=self.lines.append, **settings)  # type: ignore[arg-type]
 
     def why_not(self, name: str = A, **options: object) -> tuple[Cause, str]:
         """Cause and message of a candidate that can't be had."""
@@ -85,13 +82,8 @@ class Asker:
 
     def download(self, model: ModelChoice, **options: object) -> ModelChoice:
         """Download a choice."""
-        settings: dict[str, object] = {"token": False, "deadline_seconds": 60.0, **options}
-        return download(
-            model,
-            endpoint=self.endpoint,
-            cache_dir=self.cache_dir,
-            **settings,  # type: ignore[arg-type]
-        )
+        settings: dict[str, object] = {"deadline_seconds": 60.0, **options}
+        return download(model, Hub(30.0, self.endpoint, self.cache_dir), **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -317,11 +309,12 @@ def test_too_little_disk_is_told_with_both_figures(asker: Asker) -> None:
     assert "GiB are free" in message
 
 
-def test_tokens_reach_no_message(hub: FakeHub, asker: Asker) -> None:
+def test_tokens_reach_no_message(hub: FakeHub, asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the token that was used nor any other that a server echoes is repeated."""
     hub.break_on("/api/models/", answer(418, b'{"error":"bad hf_OtherOtherOther and plain-secret"}'))
     for token in (TOKEN, "plain-secret"):
-        message = asker.why_not(token=token)[1]
+        monkeypatch.setenv("HF_TOKEN", token)
+        message = asker.why_not()[1]
         assert "418" in message
         assert token not in message
         assert "hf_Other" not in message
@@ -463,6 +456,26 @@ def test_an_interrupted_download_leaves_no_half_file(hub: FakeHub, asker: Asker)
     assert len(seen) == 1
     assert list(asker.cache_dir.rglob("*.incomplete")) == []
     assert list(asker.cache_dir.rglob("refs/main")) == []
+
+
+def test_a_download_ends_with_the_process_that_asked(hub: FakeHub, asker: Asker) -> None:
+    """Where the suite is killed, its downloading process goes too and takes the half-written file with it."""
+    hub.models[A].files["model.safetensors"] = safetensors_bytes(6 << 20)
+    hub.break_on(r"/resolve/.*/model\.safetensors", cut_after(11 << 20, then=hang))
+    choice = asker.choose(A)
+    suite = os.fork()
+    if suite == 0:
+        with contextlib.suppress(BaseException):
+            asker.download(choice)
+        os._exit(0)
+    try:
+        while not list(asker.cache_dir.rglob("*.incomplete")):
+            time.sleep(0.05)
+    finally:
+        os.kill(suite, signal.SIGKILL)
+        os.waitpid(suite, 0)
+    while list(asker.cache_dir.rglob("*.incomplete")):
+        time.sleep(0.05)
 
 
 def test_a_stalled_download_ends(hub: FakeHub, asker: Asker) -> None:

@@ -23,12 +23,12 @@ def test_the_profiles_limit_holds_for_both_questions(tmp_path: Path, monkeypatch
     """Behind a slow proxy the download waits for the Hub as long as the choice did."""
     waits: list[object] = []
 
-    def choose(candidates: object, **options: object) -> ModelChoice:
-        waits.append(options["timeout_seconds"])
+    def choose(candidates: object, **options: hub.Hub) -> ModelChoice:
+        waits.append(options["hub"].timeout_seconds)
         return SMALL
 
-    def download(choice: ModelChoice, **options: object) -> ModelChoice:
-        waits.append(options.get("request_timeout_seconds"))
+    def download(choice: ModelChoice, **options: hub.Hub) -> ModelChoice:
+        waits.append(options["hub"].timeout_seconds)
         return choice
 
     monkeypatch.setattr(hub, "choose", choose)

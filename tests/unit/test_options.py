@@ -14,7 +14,7 @@ from steph.contract.options import Options
 from steph.contract.settings import builtin_profiles
 from steph.pytest_options import resolve_options
 from steph.run.gpu import GpuBusyError, GpuLockError
-from steph.run.hub import choose
+from steph.run.hub import Hub, choose
 from suite_runs import make_model
 
 
@@ -45,7 +45,7 @@ def test_a_link_to_a_model_is_the_folder_that_the_record_names(
     link = tmp_path / "link"
     link.symlink_to(make_model(tmp_path / "real"))
     monkeypatch.chdir(tmp_path)
-    recorded = choose([str(link)], is_explicit=True).name
+    recorded = choose([str(link)], Hub(), is_explicit=True).name
     asked = f"--steph-model={link.name if is_relative else link}"
     assert _options(asked).model == recorded == str(tmp_path.resolve() / "real")
     link.unlink()

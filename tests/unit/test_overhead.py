@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from steph.run.hub import choose
+from steph.run.hub import Hub, choose
 from steph.run.processes import Child, ProcessTree
 from suite_runs import CLONE, clean_environment, make_bench
 
@@ -64,9 +64,9 @@ def test_a_model_is_looked_through_by_its_headers_alone(tmp_path: Path) -> None:
         file.truncate(8 + len(encoded) + MODEL_BYTES)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer.json").write_text("{}")
-    choose(["/nowhere", str(tmp_path)])  # what is imported on the way is read before the counting
+    choose(["/nowhere", str(tmp_path)], Hub())  # what is imported on the way is read before the counting
     before = _bytes_read()
-    assert choose([str(tmp_path)]).parameters == MODEL_BYTES // 2
+    assert choose([str(tmp_path)], Hub()).parameters == MODEL_BYTES // 2
     assert _bytes_read() - before < 1 << 20
 
 

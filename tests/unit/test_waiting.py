@@ -31,7 +31,7 @@ def _supervised(program: Path, folder: Path) -> None:
 
 
 def _download(program: Path, folder: Path) -> None:
-    hub = Hub("http://hub.invalid", token=False, cache_dir=folder, timeout_seconds=900)
+    hub = Hub(900, "http://hub.invalid", folder)
     model = ModelChoice(name="a/b", source="hub", revision="0" * 40, reason=NOTHING, download_bytes=1)
     sys.executable = str(program)
     _fetch(hub, model, ("config.json",), time.monotonic() + 900, 900, lambda done, due: None)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,15 +162,11 @@ def model_trouble(model: ModelChoice) -> Message | None:
 
 
 def _from_hub(run: StageRun, candidates: tuple[str, ...], *, is_explicit: bool) -> ModelChoice | NoModel:
-    endpoint, console, profile = os.environ.get("HF_ENDPOINT"), run.console, run.setup.profile
+    console, profile = run.console, run.setup.profile
+    asked = hub.Hub(profile.limits.hub_request_seconds)
     try:
         choice = hub.choose(
-            candidates,
-            endpoint=endpoint,
-            primary_count=profile.model.preferred,
-            is_explicit=is_explicit,
-            timeout_seconds=profile.limits.hub_request_seconds,
-            log=console.line,
+            candidates, hub=asked, primary_count=profile.model.preferred, is_explicit=is_explicit, log=console.line
         )
     except hub.NoModelError as error:
         reasons = [say("model.rejected", model=item.name, reason=item.message) for item in error.rejected]
@@ -180,9 +175,8 @@ def _from_hub(run: StageRun, candidates: tuple[str, ...], *, is_explicit: bool) 
     try:
         return hub.download(
             choice,
-            endpoint=endpoint,
+            hub=asked,
             deadline_seconds=run.left_seconds(),
-            request_timeout_seconds=profile.limits.hub_request_seconds,
             progress=lambda done_bytes, due_bytes: console.transfer(f"H-1 {choice.name}", done_bytes, due_bytes),
         )
     except HubError as error:

@@ -285,10 +285,9 @@ def read_model(options: Options, profile: Profile) -> ModelFacts:
     try:
         choice = hub.choose(
             (options.model,) if options.model else profile.model.candidates,
-            endpoint=os.environ.get("HF_ENDPOINT"),
+            hub.Hub(min(HUB_SECONDS, profile.limits.hub_request_seconds)),
             primary_count=profile.model.preferred,
             is_explicit=options.model is not None,
-            timeout_seconds=min(HUB_SECONDS, profile.limits.hub_request_seconds),
         )
     except hub.NoModelError as error:
         return ModelFacts(None, error.rejected)

@@ -1,8 +1,8 @@
-"""Downloads one pinned snapshot in a process of its own: `python -P -m steph.run.fetch`, the request on stdin.
+"""Downloads one pinned snapshot in a process of its own: `python -P -m steph.run.fetch PARENT REQUEST`.
 
 A process, because neither huggingface_hub's threads nor its Rust transport can be stopped at a deadline, and because
 their time-outs are read from the environment at import. It ends, and takes its half-written files with it, on SIGTERM
-and when stdin closes, so it never outlives whoever asked. One JSON line comes back on stdout: a path or a failure.
+and when the process PARENT ends. One JSON line comes back on stdout: a path or a failure.
 
 `classify` gives one clear line and a cause, without any token, for everything that can go wrong between here and the
 Hub. Classes are told by name: huggingface_hub 1 stands on httpx, 2 on httpx2, and a name is what both have in common.
@@ -19,7 +19,6 @@ import signal
 import socket
 import ssl
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,8 @@ from typing import Any, NoReturn
 
 from steph.base.messages import Message, say, verbatim
 from steph.base.terms import Cause
-from steph.base.text import one_line
+from steph.base.text import LINE_CHARS, one_line
+from steph.run.processes import set_parent_death_signal
 
 # class, cause, message, the message's values, whether asking for another model would fail the same way; a subclass
 # stands before its base (GatedRepo is a RepositoryNotFound)
@@ -68,16 +68,17 @@ class HubError(Exception):
         super().__init__(failure.message)
 
 
-def main() -> int:
-    """Download what stdin asks for; 0 with a path, 1 with a failure on stdout.
+def main(parent: int, asked: dict[str, Any]) -> int:
+    """Download what is asked for; 0 with a path, 1 with a failure on stdout.
 
-    The request is a JSON line of `name`, `revision` (a commit), `files` (by their names in the repository), `endpoint`,
-    `cache_dir`, `token` and `timeout_seconds` (what the client gives a request).
+    `asked`: `name`, `revision` (a commit), `files` (by their names in the repository), `endpoint`, `cache_dir` and
+    `timeout_seconds` (what the client gives a request).
     """
-    asked = json.loads(sys.stdin.readline())
     name, files, seconds = asked.pop("name"), asked.pop("files"), asked.pop("timeout_seconds")
-    signal.signal(signal.SIGTERM, lambda _signal, _frame: _stop())
-    threading.Thread(target=_stop_when_orphaned, daemon=True).start()
+    signal.signal(signal.SIGTERM, _stop)
+    set_parent_death_signal(signal.SIGTERM)
+    if os.getppid() != parent:
+        _stop()
     from huggingface_hub import snapshot_download
 
     try:
@@ -90,13 +91,7 @@ def main() -> int:
     return 1
 
 
-def _stop_when_orphaned() -> None:
-    while sys.stdin.readline():
-        pass
-    _stop()
-
-
-def _stop() -> NoReturn:
+def _stop(*_signal: object) -> NoReturn:
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             target = link.readlink()
@@ -117,7 +112,7 @@ def classify(error: BaseException, *, name: str, endpoint: str, timeout_seconds:
                     "model": repr(name) if kind == "HFValidationError" else name,
                     "hub": endpoint,
                     "page": f"{endpoint}/{name}",
-                    "error": one_line(link, 160),
+                    "error": _words(link),
                     "seconds": timeout_seconds,
                 }
                 return HubFailure(cause, say(said, **{need: values[need] for need in needs.split()}), is_wide)
@@ -126,7 +121,15 @@ def classify(error: BaseException, *, name: str, endpoint: str, timeout_seconds:
     for link in _chain(error):
         if failure := _by_system(link, endpoint):
             return failure
-    return HubFailure(Cause.OTHER, verbatim(f"{name}: {type(error).__name__}: {one_line(error)}"))
+    return HubFailure(Cause.OTHER, verbatim(f"{name}: {type(error).__name__}: {_words(error, LINE_CHARS)}"))
+
+
+def _words(error: BaseException, width: int = 160) -> str:
+    """The error's text in one line, without the token that was sent."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    return one_line(str(error).replace(token, "***") if token else error, width)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -164,14 +167,14 @@ def _by_status(error: BaseException, name: str, endpoint: str) -> HubFailure | N
     if status >= 500:
         out_of_order = say("hub.out_of_order", hub=endpoint, status=status)
         return HubFailure(Cause.HUB_UNREACHABLE, out_of_order, is_endpoint_wide=True)
-    said = say("hub.status", hub=endpoint, status=status, model=name, error=one_line(error, 160))
+    said = say("hub.status", hub=endpoint, status=status, model=name, error=_words(error))
     return HubFailure(Cause.HUB_UNREACHABLE, said)
 
 
 def _by_system(error: BaseException, endpoint: str) -> HubFailure | None:
     """Errors of the machine below the HTTP client; the client's own class only says that there was one."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    text, line, number = str(error), one_line(error, 160), getattr(error, "errno", None)
+    text, line, number = str(error), _words(error), getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return HubFailure(Cause.DISK_FULL, say("hub.no_space", error=text))
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
@@ -195,4 +198,4 @@ def _by_system(error: BaseException, endpoint: str) -> HubFailure | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(int(sys.argv[1]), json.loads(sys.argv[2])))

@@ -11,17 +11,16 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 import steph
-from steph.base.files import parse_json, read_json_object, write_whole
+from steph.base.files import UnreadableError, parse_json_object, read_json_object, write_whole
 from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.terms import Cause
 from steph.base.text import one_line
@@ -33,7 +32,6 @@ from steph.run.fetch import HubError, HubFailure, classify
 from steph.run.model_files import CountingError, IncompleteModelError
 from steph.run.processes import Child
 
-Token = str | bool | None
 SPARE_DISK_BYTES = 2 * GIB  # what stays free beside a download
 
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -58,22 +56,19 @@ class NoModelError(Exception):
         super().__init__(f"no model can be had: {reasons or 'no candidate is named'}")
 
 
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """Which Hub is asked, as whom, and where its files go; `timeout_seconds` bounds each question as a whole."""
-
-    endpoint: str
-    token: Token
-    cache_dir: Path
-    timeout_seconds: float
-
-
-def connect(*, endpoint: str | None, token: Token, cache_dir: Path | None, timeout_seconds: float) -> Hub:
-    """The Hub to ask: endpoint and cache from the environment (HF_ENDPOINT, HF_HUB_CACHE, HF_HOME) where not given."""
+def _endpoint() -> str:
     from huggingface_hub import constants
 
-    folder = cache_dir or model_files.default_cache_dir()
-    return Hub((endpoint or constants.ENDPOINT).rstrip("/"), token, folder, timeout_seconds)
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """Which Hub is asked and where its files go, both from the environment; a question ends after `timeout_seconds`."""
+
+    timeout_seconds: float = 30.0
+    endpoint: str = field(default_factory=_endpoint)
+    cache_dir: Path = field(default_factory=model_files.default_cache_dir)
 
 
 def is_offline() -> bool:
@@ -84,13 +79,10 @@ def is_offline() -> bool:
 
 def choose(
     candidates: Sequence[str],
+    hub: Hub,
     *,
-    endpoint: str | None = None,
-    token: Token = None,
-    cache_dir: Path | None = None,
     primary_count: int = 2,
     is_explicit: bool = False,
-    timeout_seconds: float = 30.0,
     spare_disk_bytes: int = SPARE_DISK_BYTES,
     log: Callable[[str], None] = lambda line: None,
 ) -> ModelChoice:
@@ -98,10 +90,9 @@ def choose(
 
     For each: a folder of that path, else the Hub, else a whole copy in the Hub's cache.
     The first `primary_count` candidates, and any where `is_explicit` (the user named it), are no substitutes.
-    `spare_disk_bytes` must stay free after the download. One candidate takes at most `timeout_seconds` on the network.
+    `spare_disk_bytes` must stay free after the download.
     Raises NoModelError with every candidate's cause and message.
     """
-    hub = connect(endpoint=endpoint, token=token, cache_dir=cache_dir, timeout_seconds=timeout_seconds)
     rejected: list[RejectedCandidate] = []
     silence: HubFailure | None = None  # of a Hub that is not asked again
     for index, name in enumerate(candidates):
@@ -196,7 +187,7 @@ def ask(hub: Hub, name: str, revision: str | None = None) -> tuple[ModelChoice, 
         # the client's time-out runs anew with each received byte and knows nothing of DNS; the thread's end does
         client_timeout = 0.9 * hub.timeout_seconds
         try:
-            api = HfApi(endpoint=hub.endpoint, token=hub.token)
+            api = HfApi(endpoint=hub.endpoint)
             info = api.model_info(name, revision=revision, files_metadata=True, timeout=client_timeout)
             if info.gated:  # its description is public all the same; only its files are refused
                 api.auth_check(name)
@@ -211,7 +202,7 @@ def ask(hub: Hub, name: str, revision: str | None = None) -> tuple[ModelChoice, 
         said = say("hub.no_answer", hub=hub.endpoint, seconds=hub.timeout_seconds)
         raise HubError(HubFailure(Cause.HUB_UNREACHABLE, said, is_endpoint_wide=True))
     if isinstance(answers[0], HubFailure):
-        raise HubError(_without_token(answers[0], hub.token))
+        raise HubError(answers[0])
     return answers[0]
 
 
@@ -259,23 +250,11 @@ def _described(info: Any, hub: Hub, name: str) -> tuple[ModelChoice, tuple[str, 
     return choice, files
 
 
-def _without_token(failure: HubFailure, token: Token) -> HubFailure:
-    """The failure with the token that was used blotted out, whatever a server echoed."""
-    if not isinstance(token, str) or not token:
-        return failure
-    told = failure.message.values.items()
-    values = {name: value.replace(token, "***") if isinstance(value, str) else value for name, value in told}
-    return replace(failure, message=Message(id=failure.message.id, values=values))
-
-
 def download(
     choice: ModelChoice,
+    hub: Hub,
     *,
-    endpoint: str | None = None,
-    token: Token = None,
-    cache_dir: Path | None = None,
-    deadline_seconds: float = 3600.0,
-    request_timeout_seconds: float = 30.0,
+    deadline_seconds: float,
     stall_seconds: float = 180.0,
     progress: Callable[[int, int], None] = lambda done_bytes, due_bytes: None,
 ) -> ModelChoice:
@@ -283,13 +262,12 @@ def download(
 
     The chosen commit is what comes, also where the branch moved since, and `refs/main` in the cache names it
     afterwards, so that `from_pretrained(name)` finds it with HF_HUB_OFFLINE=1. The Hub is not asked again where the
-    choice says that nothing is left to download. `request_timeout_seconds` bounds one question, `deadline_seconds` the
-    whole; `stall_seconds` without a new byte end it sooner. `progress` gets (bytes so far, bytes due). Raises HubError;
-    files that are whole stay in the cache for the next try.
+    choice says that nothing is left to download. `deadline_seconds` bounds the whole; `stall_seconds` without a new
+    byte end it sooner. `progress` gets (bytes so far, bytes due). Raises HubError; files that are whole stay in the
+    cache for the next try.
     """
     if choice.source != "hub" or choice.revision is None:
         return choice
-    hub = connect(endpoint=endpoint, token=token, cache_dir=cache_dir, timeout_seconds=request_timeout_seconds)
     ends_at = time.monotonic() + deadline_seconds
     repository = model_files.repo_folder(hub.cache_dir, choice.name)
     snapshot, due_bytes = repository / "snapshots" / choice.revision, choice.download_bytes
@@ -325,7 +303,6 @@ def _fetch(
         "files": files,
         "endpoint": hub.endpoint,
         "cache_dir": str(hub.cache_dir),
-        "token": hub.token,
         "timeout_seconds": hub.timeout_seconds,
     }
     package_root = str(Path(steph.__file__).resolve().parent.parent)
@@ -337,58 +314,54 @@ def _fetch(
         "HF_HUB_DOWNLOAD_TIMEOUT": whole_seconds,
         "HF_HUB_ETAG_TIMEOUT": whole_seconds,
     }
-    command = [sys.executable, "-P", "-m", "steph.run.fetch"]
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = Child[bytes](command, stdin=subprocess.PIPE, stdout=output, stderr=errors, env=environment)
-        stdin = cast(IO[bytes], process.stdin)
+    command = [sys.executable, "-P", "-m", "steph.run.fetch", str(os.getpid()), json.dumps(request)]
+    pipe = subprocess.PIPE
+    with Child[str](command, stdout=pipe, stderr=pipe, env=environment, encoding="utf-8", errors="replace") as process:
         try:
-            with suppress(BrokenPipeError):  # a child that died at once is told by its exit
-                stdin.write(json.dumps(request).encode() + b"\n")  # with the token: never to be logged
-                stdin.flush()
-            _watch(process, hub, choice, ends_at, stall_seconds, progress)
+            output, errors = _watch(process, hub, choice, ends_at, stall_seconds, progress)
         finally:
             process.end(_GRACE_SECONDS)
-            with suppress(BrokenPipeError):
-                stdin.close()
-        output.seek(0)
-        errors.seek(0)
-        try:
-            answer = parse_json(output.read().splitlines()[-1])
-        except (IndexError, ValueError):
-            last = one_line(b" ".join(errors.read().strip().splitlines()[-1:]).decode(errors="replace"))
-            answer = {"cause": Cause.OTHER, "is_endpoint_wide": False}
-            answer["message"] = say("hub.download_ended", code=process.returncode, error=last)
+    try:
+        answer = parse_json_object(output.splitlines()[-1].encode())
+    except (IndexError, UnreadableError):
+        last = one_line(" ".join(errors.strip().splitlines()[-1:]))
+        said = say("hub.download_ended", code=process.returncode, error=last)
+        raise HubError(HubFailure(Cause.OTHER, said)) from None
     if "path" in answer:
         return Path(answer["path"])
-    failure = HubFailure(Cause(answer["cause"]), Message.model_validate(answer["message"]), answer["is_endpoint_wide"])
-    raise HubError(_without_token(failure, hub.token))
+    message = Message.model_validate(answer["message"])
+    raise HubError(HubFailure(Cause(answer["cause"]), message, answer["is_endpoint_wide"]))
 
 
 def _watch(
-    process: Child[bytes],
+    process: Child[str],
     hub: Hub,
     choice: ModelChoice,
     ends_at: float,
     stall_seconds: float,
     progress: Callable[[int, int], None],
-) -> None:
-    """Report progress until the process ends; raise HubError at the deadline or when nothing arrives any more."""
+) -> tuple[str, str]:
+    """Report progress until the process ends; what it printed. Raises HubError at the deadline or after a silence."""
     blobs = model_files.repo_folder(hub.cache_dir, choice.name) / "blobs"
     due_bytes = choice.download_bytes or 0
 
     def arrived() -> tuple[int, int]:
         """Bytes in the cache's blobs, and blocks written: a file may have its full length before it is filled."""
         size_bytes = blocks = 0
-        with suppress(OSError):
-            for path in blobs.iterdir():
-                with suppress(OSError):  # renamed under our eyes
-                    status = path.stat()
-                    size_bytes, blocks = size_bytes + status.st_size, blocks + status.st_blocks
+        for path in blobs.glob("*"):
+            with suppress(OSError):  # renamed under our eyes
+                status = path.stat()
+                size_bytes, blocks = size_bytes + status.st_size, blocks + status.st_blocks
         return size_bytes, blocks
 
-    before_bytes, _ = arrived()
-    last, last_change = (-1, -1), time.monotonic()
-    while process.poll() is None:
+    last, last_change = arrived(), time.monotonic()
+    before_bytes, _ = last
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            printed = process.communicate(timeout=_POLL_SECONDS)
+            if process.returncode == 0:
+                progress(due_bytes, due_bytes)
+            return printed
         now, state = time.monotonic(), arrived()
         came_bytes = max(state[0] - before_bytes, 0)
         if state != last:
@@ -400,24 +373,19 @@ def _watch(
         if now - last_change > stall_seconds:
             silent = {"model": choice.name, "hub": hub.endpoint, "seconds": stall_seconds}
             raise HubError(HubFailure(Cause.HUB_UNREACHABLE, say("hub.stalled", **silent, **sizes)))
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_POLL_SECONDS)
-    if process.returncode == 0:
-        progress(due_bytes, due_bytes)
 
 
 def hub_config(name: str, cache_dir: Path | None = None, endpoint: str | None = None) -> Path:
     """The config.json of a model, from the Hub's cache or else from the Hub; raises CountingError."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    file: dict[str, Any] = {"repo_id": name, "filename": "config.json", "cache_dir": cache_dir}
     try:
-        path = try_to_load_from_cache(name, "config.json", cache_dir=cache_dir)
+        path = try_to_load_from_cache(**file)
         if not isinstance(path, str):
             if is_offline():
                 raise CountingError(say("fit.no_config", model=name, error="HF_HUB_OFFLINE"))
-            path = hf_hub_download(
-                name, "config.json", cache_dir=cache_dir, endpoint=endpoint, etag_timeout=_CONFIG_SECONDS
-            )
+            path = hf_hub_download(**file, endpoint=endpoint, etag_timeout=_CONFIG_SECONDS)
         read_json_object(Path(path), finite=False)
     except CountingError:
         raise
