@@ -37,7 +37,7 @@ def test_facts_of_all_processes_are_read_in_times_order(tmp_path: Path) -> None:
     assert [(process.rank, process.pid) for process in witness.processes] == [(1, 12), (None, 11)]
     first, second = witness.of(Logged)
     assert math.isnan(first.loss or 0)
-    assert (second.loss, second.step, second.rank_of_process, second.pid) == (0.5, 2, 1, 12)
+    assert (second.loss, second.step, second.pid) == (0.5, 2, 12)
 
 
 def test_a_torn_or_foreign_line_is_passed_over_and_counted(tmp_path: Path) -> None:

@@ -440,20 +440,20 @@ def test_an_end_that_a_mask_made_of_the_tokens_hides_is_no_padding(
 
 
 @pytest.mark.parametrize(
-    ("row", "more", "side"),
+    ("row", "more"),
     [
-        ([1, 1, 4, 5], {"attention_mask": [[0, 0, 1, 1]]}, "left"),
-        ([4, 5, 1, 1], {"attention_mask": [[1, 1, 0, 0]]}, "right"),
-        ([1, 1, 4, 5], {"position_ids": [[0, 0, 0, 1]]}, "left"),
-        ([4, 5, 1, 1], {"position_ids": [[0, 1, 1, 1]]}, "right"),
-        ([1, 1, 4, 5], {}, "left"),
-        ([4, 5, 1, 1], {}, "right"),
+        ([1, 1, 4, 5], {"attention_mask": [[0, 0, 1, 1]]}),
+        ([4, 5, 1, 1], {"attention_mask": [[1, 1, 0, 0]]}),
+        ([1, 1, 4, 5], {"position_ids": [[0, 0, 0, 1]]}),
+        ([4, 5, 1, 1], {"position_ids": [[0, 1, 1, 1]]}),
+        ([1, 1, 4, 5], {}),
+        ([4, 5, 1, 1], {}),
     ],
 )
-def test_padding_is_no_part_of_a_row(row: list[int], more: dict[str, Any], side: str) -> None:
+def test_padding_is_no_part_of_a_row(row: list[int], more: dict[str, Any]) -> None:
     """By the mask, by positions, or by the pad token's own runs: the row is what is left, and so is its hash."""
     fact = batch([row], **more)
-    assert (fact.padding, fact.padding_side, fact.row_hashes) == (0.5, side, (tokens.row_hash([4, 5]),))
+    assert (fact.padding, fact.row_hashes) == (0.5, (tokens.row_hash([4, 5]),))
 
 
 def test_pads_are_no_double_bos() -> None:
@@ -545,9 +545,8 @@ def test_weights_that_are_laid_out_for_a_cpu_are_not_compared() -> None:
     weights.loaded(model)
     model[0].weight.data *= 2
     assert (weights.base_changed(model) or {})["changed"] == 1
-    model[0].weight.quant_state = state = SimpleNamespace(packing_format_for_cpu=True)
+    model[0].weight.quant_state = SimpleNamespace(packing_format_for_cpu=True)
     assert weights.base_changed(model) == {"compared": 3, "changed": 0, "names": []}
-    assert weights._unpacked(torch.zeros(64, dtype=torch.uint8), state) is None
 
 
 @pytest.mark.parametrize(("layers", "kinds"), [(32, 7), (28, 7), (16, 4), (2, 2)])

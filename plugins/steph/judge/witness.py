@@ -58,17 +58,11 @@ class Lora(_Seen):
     """The LoRA layers of a model, by name, and how they are set."""
 
     layers: int = 0
-    modules: Counts = Field(default_factory=dict)
-    layer_indexes: tuple[int, ...] | None = None
     rank: Numbers = ()
     scaling: Numbers = ()
     dropout: Numbers = ()
-    dora: bool | None = None
-    trained_parameters: int | None = None
     adapters: Texts = ()
     active: Texts = ()
-    all_a_zero: int | None = None
-    all_b_zero: int | None = None
     pairs: int = 0
     nonzero_pairs: int = 0  # as the training begins
     begun_as: Texts = ()  # "True", "False", "pissa" …, by their configurations
@@ -96,7 +90,6 @@ class Fact(_Seen):
 
     at: float
     pid: int = 0
-    rank_of_process: int | None = None
 
 
 class ModelFact(Fact):
@@ -107,11 +100,8 @@ class ModelFact(Fact):
     quantised: Annotated[tuple[Quantised, ...], BeforeValidator(lambda value: value or ())] = ()
     unquantised_linears: int | None = None
     lora: Lora | None = None
-    trained_parameters: int | None = None
     parameters: int | None = None
-    dtypes: Counts = Field(default_factory=dict)
     devices: Counts = Field(default_factory=dict)
-    eos: Annotated[tuple[int, ...], BeforeValidator(_tuple_of)] = ()
     bos: int | None = None
 
 
@@ -164,11 +154,8 @@ class AdapterLoaded(Fact):
     sha256: str | None = None
     missing: int | None = None
     unexpected: int | None = None
-    adapter: str | None = None
-    layers: int | None = None
     scaling: Numbers = ()
     is_trainable: bool | None = None
-    merged: bool | None = None
 
 
 class AdapterChanged(Fact):
@@ -211,7 +198,6 @@ class TrainingBegins(ModelFact):
     accumulation: int | None = None
     world_size: int | None = None
     steps_due: int | None = None
-    epochs_due: float | None = None
     learning_rate: float | None = None
     learning_rates: tuple[float, ...] | None = None  # of all groups of parameters
     label_smoothing: float | None = None
@@ -223,10 +209,7 @@ class TrainingBegins(ModelFact):
     betas: tuple[tuple[float, ...], ...] = ()
     precision: str | None = None
     optimizer: str | None = None
-    recompute: bool | None = None
-    max_length: int | None = None
     packing: bool | None = None
-    collator: str | None = None
     sampler: Sampler | None = None
     resumed: bool | None = None
 
@@ -248,7 +231,6 @@ class Batch(Fact):
     bos: int | None = None
     leading_bos: tuple[int, ...] | None = None  # how many of these each row begins with
     padding: float | None = None
-    padding_side: str | None = None
     packed: bool | None = None
     row_hashes: tuple[str, ...] | None = None
     row_fingerprints: tuple[Texts, ...] | None = None
@@ -294,13 +276,6 @@ class Moved(_Seen):
     kept: float | None = None  # the size of their first numbers over what it was before
 
 
-class Ratio(_Seen):
-    """B·A's norm over that of the base's weights."""
-
-    median: float | None = None
-    max: float | None = None
-
-
 class TrainingEnds(Fact):
     """A training ended; `raised` is the exception's type, `optimizer_steps` counts real calls of `step`."""
 
@@ -312,7 +287,6 @@ class TrainingEnds(Fact):
     seconds: float | None = None
     lora_a: Moved | None = None
     lora_b: Moved | None = None
-    delta_ratio: Ratio | None = None
     raised: str | None = None
     hook_seconds: float | None = None
     forwards: int | None = None
@@ -355,11 +329,9 @@ class Generation(StateFact):
     response_fingerprints: TextLists = ()
     first_characters: tuple[str | None, ...] = ()  # None where it may be the whole answer
     do_sample: bool | None = None
-    temperature: float | None = None
     num_beams: int | None = None
     training: bool | None = None  # whether the model was in training mode: its dropout was on
     seconds: float | None = None
-    device: str | None = None
     prompt_lines: TextLists = ()  # 8 digits for each line of a prompt
     steering: dict[str, float] = Field(default_factory=dict)  # beyond the model's own configuration
     hidden: tuple[int, ...] | None = None
@@ -380,14 +352,12 @@ class Scoring(StateFact):
     prompt_fingerprints: TextLists = ()
     leading_bos: tuple[int, ...] | None = None
     special_tokens: tuple[int, ...] | None = None
-    device: str | None = None
 
 
 class Raised(StateFact):
     """A call of `generate`, or a scoring forward, raised."""
 
     error: str = ""
-    message_hash: str | None = None
 
 
 class Tally(Fact):
@@ -474,14 +444,14 @@ def read_witness(folder: Path) -> Witness:
         rank = None if match[1] == "none" else int(match[1])
         with path.open("rb") as file:
             lines = json_lines(file.read(MAX_FILE_BYTES))
-            read = [_fact(line.row, int(match[2]), rank) for line in lines]
+            read = [_fact(line.row, int(match[2])) for line in lines]
         facts = tuple(fact for fact in read if fact is not None)
         unread += len(read) - len(facts)
         processes.append(Process(int(match[2]), rank, facts))
     return Witness(tuple(processes), unread)
 
 
-def _fact(raw: Mapping[str, object] | None, pid: int, rank: int | None) -> Fact | None:
+def _fact(raw: Mapping[str, object] | None, pid: int) -> Fact | None:
     """The fact of one line; the parts `state` and `model` may be nested in it or stand beside its other keys."""
     if raw is None or (kind := KINDS.get(str(raw.get("fact")))) is None:
         return None
@@ -492,6 +462,6 @@ def _fact(raw: Mapping[str, object] | None, pid: int, rank: int | None) -> Fact 
         raw = {**raw, "change": str(raw["fact"]).removeprefix("adapter_")}
     known = {key: value for key, value in raw.items() if value is not None}
     try:
-        return kind.model_validate(known | {"pid": pid, "rank_of_process": rank})
+        return kind.model_validate(known | {"pid": pid})
     except ValidationError:
         return None

@@ -138,7 +138,7 @@ def test_the_reference_training_is_seen_whole(watched: tuple[Run, Run, Path], ro
     assert begins.unquantised_linears == 1
     assert begins.lora is not None
     assert (begins.lora.layers, begins.lora.scaling, begins.lora.dropout) == (14, (2.0,), (0.0,))
-    assert (begins.lora.layer_indexes, begins.lora.all_b_zero, begins.lora.all_a_zero) == ((0, 1), 14, 0)
+    assert (begins.lora.pairs, begins.lora.nonzero_pairs) == (14, 0)
     rows = [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
     assert begins.row_fingerprints is not None
     assert [holds(own, row["input"]) for own, row in zip(begins.row_fingerprints, rows, strict=True)] == [1.0] * 8
@@ -150,8 +150,6 @@ def test_the_reference_training_is_seen_whole(watched: tuple[Run, Run, Path], ro
     assert ends.lora_a is not None
     assert ends.lora_b is not None
     assert (ends.lora_a.moved, ends.lora_b.moved, ends.lora_b.zero, ends.lora_b.total) == (14, 14, 0, 14)
-    assert ends.delta_ratio is not None
-    assert 0 < (ends.delta_ratio.median or 0) < 10
     logged = [line for line in seen.of(Logged) if line.loss is not None]
     assert [line.step for line in logged] == [5, 10, 15, 20, 25, 30, 35, 40]
     last = seen.of(ModelSaved)[-1]
@@ -165,9 +163,9 @@ def test_the_reference_evaluation_is_seen_whole(watched: tuple[Run, Run, Path], 
     assert is_whole(seen)
     sha256 = sha256_of(folder / "adapter" / "adapter_model.safetensors")
     (load,), calls = seen.of(AdapterLoaded), seen.of(Generation)
-    assert (load.sha256, load.missing, load.unexpected, load.layers) == (sha256, 0, 0, 14)
+    assert (load.sha256, load.missing, load.unexpected) == (sha256, 0, 0)
     assert all(call.sha256 == (sha256,) and call.adapters == ("default",) for call in calls)
-    assert all((call.disabled, call.merged, call.do_sample, call.device) == (0, 0, False, "cpu") for call in calls)
+    assert all((call.disabled, call.merged, call.do_sample) == (0, 0, False) for call in calls)
     prompts = [prompt for call in calls for prompt in call.prompt_fingerprints]
     for question in json.loads(questions_file.read_text(encoding="utf-8"))["samples"]:
         assert max(holds(prompt, question["問題文"] + question["選択肢"]) or 0 for prompt in prompts) == 1.0
@@ -286,7 +284,7 @@ def test_trl_is_seen_into(sft: tuple[Run, Path], tiny_model: Path) -> None:
     assert done.process.returncode == 0, done.process.stderr[-2000:]
     assert is_whole(done.seen)
     (begins,), (ends,) = done.seen.of(TrainingBegins), done.seen.of(TrainingEnds)
-    assert (begins.trainer, begins.rows, begins.steps_due, begins.max_length) == ("SFTTrainer", 8, 4, 1024)
+    assert (begins.trainer, begins.rows, begins.steps_due) == ("SFTTrainer", 8, 4)
     assert begins.name_or_path == str(tiny_model)
     assert begins.row_fingerprints is not None
     assert [kind.layers for kind in begins.quantised] == [14]

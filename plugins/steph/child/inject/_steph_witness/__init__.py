@@ -113,9 +113,7 @@ def _found_by_others(
 def _set_hooks(name: str) -> None:
     try:
         facts = import_module(f"{__package__}.facts")
-        before = facts.hook_seconds()
         facts.guarded(name)(_hook)(facts, name)
-        facts.set_up_in(facts.hook_seconds() - before)
     except Exception:
         return
 

@@ -141,8 +141,7 @@ def _write_loaded(model: Any, sha256: str | None, result: Any, **values: Any) ->
     facts.write(
         "adapter_loaded", sha256=sha256, missing=None if result is None else len(missing),
         unexpected=None if result is None else len(getattr(result, "unexpected_keys", ())),
-        layers=len(layers), scaling=sorted(scaling), merged=any(getattr(one, "merged", False) for one in layers),
-        **values,
+        scaling=sorted(scaling), **values,
     )  # fmt: skip
 
 

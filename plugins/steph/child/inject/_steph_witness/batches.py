@@ -226,7 +226,7 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         "dropouts": batch.get("dropouts"), "packed": is_packed,
         "step": batch.get("step"), "gradient": read.get("gradient"),
         "padding": round(1 - sum(map(len, rows)) / max(1, len(ids) * width), 4),
-        "padding_side": _side(spans, width), "row_hashes": [tokens.row_hash(row) for row in rows],
+        "row_hashes": [tokens.row_hash(row) for row in rows],
         "special_tokens": _special(rows), "nested": [tokens.is_nested(row) for row in rows],
         "header_hashes": [tokens.header_hashes(row) for row in rows],
         "backwards": batch.get("backwards"),
@@ -238,9 +238,6 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
     if "queries" in read:
         marks = batch["ends"], tokens.special_ids()
         found.update(tokens.of_queries(ids, read["queries"], places if is_packed else None, batch["pad"], spans, marks))
-    if is_packed:
-        places = read.get("position_ids", [])
-        found["segment_hashes"] = [tokens.row_hash(s) for row, place in zip(ids, places) for s in _segments(row, place)]
     if batch.get("known") is not None and not is_packed:
         found["of_data_set"] = [_is_known(row, span, batch["known"]) for row, span in zip(ids, spans)]
     if batch["with_texts"] or not all(found.get("of_data_set", ())):
@@ -320,11 +317,6 @@ def _real(
     return first + (row[first] == pad and first > 0), last - (row[last - 1] == pad and not is_end and last < len(row))
 
 
-def _side(spans: Sequence[tuple[int, int]], width: int) -> str | None:
-    left, right = any(first for first, _ in spans), any(last < width for _, last in spans)
-    return "left" if left else "right" if right else None
-
-
 def _twice(row: Sequence[int], token: int | None) -> bool:
     return token is not None and row.count(token) > 1 and any(one == other == token for one, other in zip(row, row[1:]))
 
@@ -332,11 +324,6 @@ def _twice(row: Sequence[int], token: int | None) -> bool:
 def _begins_again(places: Sequence[int]) -> bool:
     first = next((n for n, place in enumerate(places) if place), len(places))
     return 0 in places[first:]
-
-
-def _segments(row: Sequence[int], places: Sequence[int]) -> list[Sequence[int]]:
-    starts = [n for n, place in enumerate(places) if place == 0 and (n == 0 or places[n - 1] != 0)]
-    return [row[start:end] for start, end in zip(starts, [*starts[1:], len(row)])]
 
 
 def _outside(

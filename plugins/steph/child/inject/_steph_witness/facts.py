@@ -35,7 +35,6 @@ class _Spent:
     """Seconds inside hooks, all threads together; a hook inside a hook counts once."""
 
     seconds = 0.0
-    setting_up = 0.0
 
 
 _off: set[str] = set()
@@ -149,16 +148,6 @@ def kept() -> dict[int, Any] | None:
     return found
 
 
-def set_up_in(seconds: float) -> None:
-    """Of these, seconds in which hooks were set."""
-    _Spent.setting_up += seconds
-
-
-def setup_seconds() -> float:
-    """Seconds in which hooks were set, at the imports."""
-    return round(_Spent.setting_up, 6)
-
-
 def forgets(function: Callable[[], None]) -> Callable[[], None]:
     """Decorate what a forked child calls first: what its parent saw is the parent's."""
     _forgetters.append(function)
@@ -184,7 +173,7 @@ def _end() -> None:
     values: dict[str, Any] = {}
     for close in _closers:
         values.update(guarded(f"end of {close.__module__.rpartition('.')[2]}")(close)() or {})
-    write("ended", hook_seconds=hook_seconds(), setup_seconds=setup_seconds(), **values)
+    write("ended", hook_seconds=hook_seconds(), **values)
 
 
 def uncaught() -> str | None:

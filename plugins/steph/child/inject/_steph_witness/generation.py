@@ -68,7 +68,7 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     if count in _WEIGHTS_AT:
         call["seen"].update(matrices=weights.adapter_numbers(model), base=weights.base_changed(model))
         call["seen"].update(own_code=patches.described(model))
-    call["device"], call["training"] = str(inputs.device), bool(model.training)
+    call["training"] = bool(model.training)
     call["bos"] = models.bos_of(model)
     call["ends"] = _ends(model, given.get("generation_config"), kwargs)
     call["options"] = _options(model, given.get("generation_config"), kwargs, call["width"])
@@ -125,9 +125,10 @@ def _options(model: Any, config: Any, kwargs: dict[str, Any], width: int) -> dic
     limit, longest = value("max_new_tokens"), value("max_length")
     limit = limit if limit is not None else longest - width if isinstance(longest, int) else None
     return {
-        "limit": limit if isinstance(limit, int) else None, "do_sample": bool(value("do_sample")),
-        "temperature": value("temperature"), "num_beams": value("num_beams"),
-    }  # fmt: skip
+        "limit": limit if isinstance(limit, int) else None,
+        "do_sample": bool(value("do_sample")),
+        "num_beams": value("num_beams"),
+    }
 
 
 @facts.guarded("options")
@@ -233,8 +234,8 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
         response_hashes=[_hashes(text) for text in responses] if known else None,
         first_characters=[_first(text) for text in responses] if known else None,
         response_fingerprints=[tokens.fingerprints_of(row) for row in said] if known else None,
-        seconds=round(time.perf_counter() - call["began"], 4), device=call["device"],
-        prompt_lines=_lines(prompts), in_training=_in_training(), **call["seen"], **call["state"], **call["model"],
+        seconds=round(time.perf_counter() - call["began"], 4),
+        prompt_lines=_lines(prompts), **call["seen"], **call["state"], **call["model"],
     )  # fmt: skip
 
 
@@ -259,10 +260,7 @@ def _raised(call: dict[str, Any] | None, error: BaseException) -> None:
     _Counts.generations[key] -= 1
     count = _Counts.raised[key] = _Counts.raised.get(key, 0) + 1
     if count <= _FIRST_CALLS:
-        facts.write(
-            "generation_raised", error=type(error).__name__, message_hash=tokens.text_hash(str(error)),
-            rows=len(call.get("prompts", ())), in_training=_in_training(), **call["state"],
-        )  # fmt: skip
+        facts.write("generation_raised", error=type(error).__name__, **call["state"])
     _count()
 
 
@@ -280,8 +278,8 @@ def scored(model: Any, arguments: dict[str, Any]) -> None:
         fingerprints = [tokens.fingerprints_of(row) for row in rows]
         special = [tokens.special_tokens(row) for row in rows]
         facts.write(
-            "scoring", rows=len(rows), tokens=[len(row) for row in rows], device=str(ids.device),
-            prompt_hashes=[tokens.row_hash(row) for row in rows], in_training=_in_training(),
+            "scoring", rows=len(rows), tokens=[len(row) for row in rows],
+            prompt_hashes=[tokens.row_hash(row) for row in rows],
             special_tokens=None if None in special else special,
             bos=(bos := models.bos_of(model)), leading_bos=tokens.leading(rows, bos),
             prompt_fingerprints=None if None in fingerprints else fingerprints,
@@ -289,12 +287,6 @@ def scored(model: Any, arguments: dict[str, Any]) -> None:
             devices=models.brief(model)["devices"] if count == 1 else {}, **{"class": models.class_of(model)},
         )  # fmt: skip
     _count()
-
-
-def _in_training() -> bool:
-    from . import training
-
-    return training.in_progress()
 
 
 def _key(state: dict[str, Any]) -> str:

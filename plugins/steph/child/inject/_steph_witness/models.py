@@ -18,7 +18,6 @@ from . import facts, splice, tokens
 
 _QUANTISED = re.compile(r"Linear(4bit|8bitLt|NF4|FP4)|(Quant|WQ|HQQ|AQLM|Eetq|FP8|Q)Linear\w*")
 _OF_LORA = re.compile(r"\.lora_\w+\.")
-_LAYER_INDEX = re.compile(r"\.(?:layers|layer|h|blocks|block)\.(\d+)\.")
 # settings that leave what a model computes as it is, or that show elsewhere
 _COMPUTES_NOTHING = re.compile(
     r"dtype|cache|^_|version|token|vocab|drop|architect|auto_map|quant|attn_impl|max_position|max_seq|output_|return_"
@@ -270,8 +269,7 @@ def as_tensors() -> Any:
 
 def brief(model: Any) -> dict[str, Any]:
     """A model's name, quantised layers, parameters and places."""
-    parameters, trained = 0, 0
-    dtypes: dict[Any, int] = {}
+    parameters = 0
     devices: dict[Any, int] = {}
     places = getattr(model, "hf_device_map", None)
     modules = whole(model)
@@ -279,15 +277,12 @@ def brief(model: Any) -> dict[str, Any]:
         for name, parameter in parameters_of(modules):
             count = _count(parameter)
             parameters += count
-            trained += count if parameter.requires_grad else 0
-            dtypes[parameter.dtype] = dtypes.get(parameter.dtype, 0) + count
             place = _place(name, places) if parameter.is_meta else parameter.device
             devices[place] = devices.get(place, 0) + count
     quantised, unquantised = _linears(modules)
     return {
         "name_or_path": name_of(model), "class": class_of(model), "quantised": quantised,
-        "unquantised_linears": unquantised, "parameters": parameters, "trained_parameters": trained,
-        "dtypes": {str(kind): count for kind, count in dtypes.items()},
+        "unquantised_linears": unquantised, "parameters": parameters,
         "devices": {str(place): count for place, count in devices.items()},
     }  # fmt: skip
 
@@ -298,17 +293,8 @@ def quantised(model: Any) -> list[dict[str, Any]]:
 
 
 def described(model: Any) -> dict[str, Any]:
-    """All of a model: `brief`, its end tokens and its LoRA layers."""
-    base = base_of(model)
-    ends: list[int] = []
-    for holder in (getattr(base, "generation_config", None), getattr(base, "config", None)):
-        ends += tokens.ids_of(getattr(holder, "eos_token_id", None))
-    return {
-        **brief(model),
-        "eos": sorted(set(ends)),
-        "bos": bos_of(model),
-        "lora": _lora(model),
-    }
+    """All of a model: `brief`, its first token and its LoRA layers."""
+    return {**brief(model), "bos": bos_of(model), "lora": _lora(model)}
 
 
 def bos_of(model: Any) -> int | None:
@@ -495,28 +481,16 @@ def _place(name: str, places: Any) -> str:
 
 
 def _lora(model: Any) -> dict[str, Any] | None:
-    layers = set(map(id, lora_layers(model)))
+    layers = lora_layers(model)
     if not layers:
         return None
-    modules: dict[str, int] = {}
-    indexes: set[int] = set()
     rank: set[float] = set()
     scaling: set[float] = set()
     dropout: set[float] = set()
     adapters: set[str] = set()
     active: set[str] = set()
-    matrices: dict[int, Any] = {}
-    dora = False
-    for name, layer in modules_of(base_of(model)):
-        if "lora_" in name:
-            matrices.update((id(p), p) for p in layer._parameters.values() if p is not None)
-        if id(layer) not in layers:
-            continue
-        short = name.rpartition(".")[2]
-        modules[short] = modules.get(short, 0) + 1
-        indexes.update(int(match) for match in _LAYER_INDEX.findall(f".{name}."))
+    for layer in layers:
         adapters.update(one for kind in layer.adapter_layer_names for one in held(layer, kind))
-        matrices.update((id(p), p) for own, p in layer._parameters.items() if p is not None and "lora_" in own)
         for adapter in active_adapters(layer):
             active.add(adapter)
             rank.update(_numbers(getattr(layer, "r", None), adapter))
@@ -524,11 +498,9 @@ def _lora(model: Any) -> dict[str, Any] | None:
             drops = held(layer, "lora_dropout")
             if adapter in drops:
                 dropout.add(float(getattr(drops[adapter], "p", 0.0)))
-            dora = dora or bool((getattr(layer, "use_dora", None) or {}).get(adapter, False))
     return {
-        "layers": len(layers), "modules": modules, "layer_indexes": sorted(indexes), "rank": sorted(rank),
-        "scaling": sorted(scaling), "dropout": sorted(dropout), "dora": dora,
-        "trained_parameters": sum(one.numel() for one in matrices.values() if one.requires_grad),
+        "layers": len(layers), "rank": sorted(rank),
+        "scaling": sorted(scaling), "dropout": sorted(dropout),
         "adapters": sorted(adapters), "active": sorted(active), "begun_as": _begun_as(model, active),
     }  # fmt: skip
 

@@ -53,15 +53,6 @@ def tokenizer() -> Any:
     return None if reference is None else reference()
 
 
-def described() -> dict[str, Any] | None:
-    """The tokenizer's size and special ids."""
-    own = tokenizer()
-    if own is None:
-        return None
-    names = {"eos": "eos_token_id", "pad": "pad_token_id", "bos": "bos_token_id"}
-    return {"vocab": len(own), **{key: getattr(own, name, None) for key, name in names.items()}}
-
-
 def end_ids(model: Any) -> set[int]:
     """Every id that ends an answer: the model's, the tokenizer's, and those of the chat formats that it has."""
     found: set[int] = set()

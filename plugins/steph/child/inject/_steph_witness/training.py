@@ -210,8 +210,7 @@ def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
     facts.write(
         "training_begins", source="trainer", trainer=None if trainer is None else type(trainer).__name__,
         **_asked(args, state), **seen, **_optimizer(given.get("optimizer"), args),
-        collator=_name(getattr(trainer, "data_collator", None)), sampler=_sampler(loader),
-        resumed=bool(state.global_step), recompute=_recomputes(model), tokenizer=tokens.described(),
+        sampler=_sampler(loader), resumed=bool(state.global_step),
         **_model_at(training, model),
     )  # fmt: skip
     weights.trained(model)
@@ -234,12 +233,10 @@ def _asked(args: Any, state: Any) -> dict[str, Any]:
     return {
         "batch_size": int(batch) // cards if batch else int(args.per_device_train_batch_size),
         "accumulation": int(args.gradient_accumulation_steps), "world_size": int(args.world_size) * cards,
-        "steps_due": int(state.max_steps), "epochs_due": float(args.num_train_epochs),
+        "steps_due": int(state.max_steps),
         "schedule": None if schedule is None else str(getattr(schedule, "value", schedule)),
         "warmup_steps": float(args.get_warmup_steps(int(state.max_steps))),
         "precision": precision,
-        "max_length": next((int(value) for name in ("max_length", "max_seq_length", "max_seq_len", "cutoff_len")
-                            if isinstance(value := getattr(args, name, None), int)), None),
         "packing": getattr(args, "packing", None),
         "label_smoothing": _number(getattr(args, "label_smoothing_factor", None) or 0.0),
         "embedding_noise": _number(getattr(args, "neftune_noise_alpha", None) or 0.0),
@@ -282,11 +279,6 @@ def _sampler(loader: Any) -> dict[str, Any] | None:
         if own is not None:
             return {"class": _name(own), "replacement": getattr(own, "replacement", None)}
     return None
-
-
-def _recomputes(model: Any) -> bool:
-    names = ("gradient_checkpointing", "activation_checkpointing")
-    return any(module.__dict__.get(name) is True for _, module in models.whole(model) for name in names)
 
 
 def _trainer() -> Any:
@@ -433,8 +425,8 @@ def _step_comes(optimizer: Any, args: object, kwargs: object) -> None:
     waiting, _Now.waiting = _Now.waiting, []
     facts.write(
         "training_begins", at=training.began, source="loop", **_optimizer(optimizer, None), resumed=False,
-        rows=None, recompute=_recomputes(model), precision=_precision(), world_size=_world_size(),
-        tokenizer=tokens.described(), **_model_at(training, model),
+        rows=None, precision=_precision(), world_size=_world_size(),
+        **_model_at(training, model),
     )  # fmt: skip
     weights.trained(model)
     for batch in waiting:

@@ -257,9 +257,7 @@ def adapter_numbers(model: Any) -> dict[str, list[float]] | None:
 
 
 _SLICE = 64  # numbers of a matrix that are kept from the beginning
-_COMPARED_LAYERS = 4
 _MOST_SIZES = 32  # matrices, of A and of B each
-_BASE_BYTES = 16384  # of a weight, for its norm
 _MATRICES = ("lora_A", "lora_B")
 
 
@@ -291,10 +289,10 @@ def _numbers(tensors: list[Any]) -> list[tuple[float, Any]]:
 
 
 def zeros(start: dict[str, Any]) -> dict[str, int]:
-    """How many of a snapshot's matrices are zero throughout, and in how many pairs neither is."""
+    """In how many pairs of a snapshot neither matrix is zero throughout."""
     a, b = ({name for name, (peak, _) in start[kind].items() if peak == 0} for kind in _MATRICES)
     pairs = start["lora_A"].keys() & start["lora_B"].keys()
-    return {"all_a_zero": len(a), "all_b_zero": len(b), "pairs": len(pairs), "nonzero_pairs": len(pairs - a - b)}
+    return {"pairs": len(pairs), "nonzero_pairs": len(pairs - a - b)}
 
 
 def since(start: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -308,7 +306,7 @@ def since(start: dict[str, Any], model: Any) -> dict[str, Any]:
             "kept": _kept(before, now),
             "zero": peaks.count(0.0), "max_abs": next((one for one in peaks if one != one), max(peaks, default=0.0)),
         }  # fmt: skip
-    return {**found, "delta_ratio": _ratios(model)}
+    return found
 
 
 def _moved(before: tuple[float, Any] | None, now: tuple[float, Any]) -> bool:
@@ -326,57 +324,3 @@ def _kept(before: dict[str, Any], now: dict[str, Any]) -> float | None:
     sizes = (torch.stack(torch._foreach_norm([one[name][1] for name in shared])).tolist() for one in (before, now))
     ratios = [round(after / start, 4) for start, after in zip(*sizes) if start > 0 and after == after]
     return median(ratios) if ratios else None
-
-
-def _ratios(model: Any) -> dict[str, float] | None:
-    layers = [layer for layer in models.lora_layers(model) if getattr(layer, "lora_A", None)]
-    chosen = layers[:: max(1, len(layers) // _COMPARED_LAYERS)][:_COMPARED_LAYERS]
-    ratios = [ratio for layer in chosen if (ratio := _ratio(layer)) is not None and ratio == ratio]
-    return {"median": median(ratios), "max": max(ratios)} if ratios else None
-
-
-def _ratio(layer: Any) -> float | None:
-    """The norm of scaling times B·A over that of the layer's weight, worked out on the CPU."""
-    names = [name for name in models.active_adapters(layer) if name in layer.lora_A]
-    weight = getattr(layer.base_layer, "weight", None)
-    if not names or weight is None:
-        return None
-    a, b = (getattr(layer, kind)[names[0]].weight.detach() for kind in _MATRICES)
-    if not a.numel() or not b.numel() or a.dim() != 2 or b.dim() != 2:
-        return None
-    base = _base_norm(weight)
-    if not base:
-        return None
-    a, b = a.cpu().double(), b.cpu().double()
-    # the norm of B·A by the small square matrices alone
-    square = float(((b.T @ b) * (a @ a.T)).sum())
-    return abs(float(layer.scaling[names[0]])) * math.sqrt(max(square, 0.0)) / base
-
-
-def _base_norm(weight: Any) -> float | None:
-    """The norm of a weight, by its first numbers; 4-bit ones are unpacked here."""
-    state = getattr(weight, "quant_state", None)
-    count = models._count(weight)
-    if state is None:
-        if not weight.is_floating_point():
-            return None
-        part = weight.detach().reshape(-1)[: _BASE_BYTES // 4].cpu().double()
-        return math.sqrt(float((part * part).mean()) * count)
-    values = _unpacked(weight.detach().reshape(-1)[: _BASE_BYTES // 4].cpu(), state)
-    return None if values is None else math.sqrt(float((values * values).mean()) * count)
-
-
-def _unpacked(packed: Any, state: Any) -> Any:
-    torch: Any = sys.modules["torch"]
-    if getattr(packed, "dtype", None) != torch.uint8 or getattr(state, "packing_format_for_cpu", False):
-        return None
-    blocks = packed.numel() * 2 // int(state.blocksize)
-    scales = state.absmax[:blocks].cpu()
-    if getattr(state, "nested", False):
-        inner = state.state2
-        outer = inner.absmax[: -(-blocks // int(inner.blocksize))].cpu().float()
-        codes = inner.code.cpu().float()[scales.long()]
-        scales = codes * outer.repeat_interleave(int(inner.blocksize))[:blocks] + float(state.offset)
-    codes = state.code.cpu().float()
-    values = torch.stack([codes[(packed >> 4).long()], codes[(packed & 15).long()]], 1).reshape(blocks, -1)
-    return (values * scales.float()[:, None]).double()

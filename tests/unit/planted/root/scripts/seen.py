@@ -181,7 +181,7 @@ def _batch(facts: Facts, run: Any, rows: list[dict[str, Any]], n_before: int) ->
     facts.write(
         "batch", shape=[n, width], supervised=answers, ends_with_end_token=[True] * n, unsupervised_tail=[0] * n,
         first_supervised=[length - answer for length, answer in zip(lengths, answers, strict=True)], aligned=True,
-        shifted=False, double_bos=0, padding=1 - sum(lengths) / (n * width), padding_side="right", packed=False,
+        shifted=False, double_bos=0, padding=1 - sum(lengths) / (n * width), packed=False,
         training=True, grad=True, dropouts=[8, 8], special_tokens=[5] * n, hidden=[0] * n,
         bare_padding=[0] * n, misplaced=None, step=n_before // run.accumulation,
         gradient=0.25 if n_before % run.accumulation else 0.0,
@@ -226,7 +226,7 @@ def evaluate(facts: Facts, run: Any, raised: set[int]) -> None:
     state["matrices"] = matrices(path.read_bytes()) if run.lora and path.is_file() else None
     for n, row in enumerate(run.rows):
         if n in raised:
-            facts.call("generation_raised", error="RuntimeError", message_hash=text_hash("planted"), **state)
+            facts.call("generation_raised", error="RuntimeError", **state)
             continue
         if run.also_said:
             bare = {"adapters": ["default"], "layers": 2, "disabled": 2, "merged": 0, "scaling": [2.0], "sha256": None}
