@@ -16,6 +16,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def _row(way: Way, translate: Translate) -> str:
     default = (
         translate("required") if step.field.is_required() else _value(step.field.get_default(call_default_factory=True))
     )
-    whole = step.model.model_json_schema()
+    whole = _schema(step.model)
     schema = whole["properties"][step.name]
     cells = (
         f"`{'.'.join(step.shown for step in way)}`",
@@ -175,6 +176,11 @@ def _row(way: Way, translate: Translate) -> str:
         translate(meaning(way)),
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+@cache  # a model is looked up for each of its keys, and its source parsed anew took a hundred times as long
+def _schema(model: type[BaseModel]) -> Mapping[str, Any]:
+    return model.model_json_schema()
 
 
 def _value(default: object) -> str:
@@ -223,7 +229,8 @@ def meaning(way: Way) -> str:
     raise MeaningError(f"{way[-1].model.__name__}.{way[-1].name}: no string below this key says what it means")
 
 
-def _strings_below(model: type) -> dict[str, str]:
+@cache
+def _strings_below(model: type) -> Mapping[str, str]:
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     body = definition.body if isinstance(definition, ast.ClassDef) else []
     found = {}
