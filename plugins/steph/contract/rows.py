@@ -7,6 +7,7 @@ Counting needs `tokenizers`, never torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -165,10 +166,23 @@ def _turns(messages: object, key: str) -> tuple[Turn, ...]:
         if isinstance(content, list):  # of parts; a call of a tool has no text
             parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
             content = "".join(part for part in parts if isinstance(part, str))
+        if not content and isinstance(calls := message.get("tool_calls"), list):  # the answer, as templates write it
+            content = "\n".join(json.dumps(_called(call), ensure_ascii=False) for call in calls)
         if not isinstance(content, str):
             raise ValueError(say("row.no_turn_text", turn=n, key=repr(key)))
         turns.append(Turn(role, content))
     return tuple(turns)
+
+
+def _called(call: object) -> object:
+    """A call of a tool: its name and its arguments, which may be a text of their own."""
+    call = call.get("function", call) if isinstance(call, Mapping) else call
+    arguments = call.get("arguments") if isinstance(call, Mapping) else None
+    try:
+        told = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        told = arguments
+    return {"name": call.get("name"), "arguments": told} if isinstance(call, Mapping) else call
 
 
 def _alpaca(row: Mapping[str, object]) -> tuple[Turn, ...]:

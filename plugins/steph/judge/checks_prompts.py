@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +39,8 @@ EDITED_SHARE = 0.5  # of a text's pieces: below it is not the same text any more
 PIECE_CHARS, CONTEXT_PIECE_CHARS = 4, 8
 CONTEXT_SHARE, CONTEXT_PIECES = 0.3, 5  # of the law text, beyond what question and choices have of it
 LEAST_TOLD = 3  # rows: one example each names the right letter by chance in one of 64 runs
+MOST_WRONG = 0.1  # of the answers that are told, where they are the right ones
+MOST_QUOTED = 3  # times the right choice's length: a line that says it
 EXAMPLE_CHARS = 80  # behind a worked example's choices stands its answer
 _CONTEXT = re.compile(  # by their names these fields are what an answer is looked up in, however short
     r"コンテキスト|条文|本文|根拠|解説|context|passage|article|document|evidence|explanation|rationale", re.IGNORECASE
@@ -401,12 +403,24 @@ def _given_away(asked: list[_Asked], *, every: bool) -> list[Message]:
     is_marked = all(one.spans and _is_marked(one) for one in asked) and len({one.gold_place for one in asked}) > 1
     reasons = {
         "prompt.ends_with_answer": at_end if varied and every and at_end == len(asked) else 0,
-        "prompt.answer_beside": sum(_told_beside(one, common, varied) for one in asked),
+        "prompt.answer_beside": _count_told_beside(asked, common, varied),
         "prompt.answer_before": _told_before(asked, common) if varied else 0,
         "prompt.question_as_example": sum(_told_as_example(one) for one in asked),
         "prompt.answer_marked": len(asked) if varied and is_marked else 0,
     }
     return [say(reason, questions=count) for reason, count in reasons.items() if count]
+
+
+def _count_told_beside(asked: list[_Asked], common: frozenset[str], varied: bool) -> int:
+    """How many are told; none where as often another answer stands there, as that of somebody whose work is judged."""
+    told = sum(_told_beside(one, common, varied) for one in asked)
+    golds = {one.gold for one in asked}
+    others = [
+        [replace(one, row=one.row.model_copy(update={"correct_answer": gold})) for gold in golds - {one.gold}]
+        for one in (asked if told else ())
+    ]
+    wrong = sum(any(_told_beside(one, common, varied) for one in own) for own in others)
+    return told if wrong <= MOST_WRONG * told else 0
 
 
 def _told_beside(one: _Asked, common: frozenset[str], varied: bool) -> bool:
@@ -425,10 +439,13 @@ def _told_beside(one: _Asked, common: frozenset[str], varied: bool) -> bool:
         return True
     if stated_labels(hints) == {one.gold} and (varied or "ヒント" in hints or "hint" in hints.lower()):
         return True
-    place, behind = one.gold_place, _Text.of(inside).plain  # the right choice's text stands again, and no other's
+    place = one.gold_place  # the right choice's text stands again, and no other's, and not as a passage quotes it
     if place is None or len(one.choices[place]) < PIECE_CHARS:
         return False
-    return [n for n, choice in enumerate(one.choices) if choice and choice in behind] == [place]
+    lines = [_Text.of(line).plain for line in inside.splitlines()]
+    again = [n for n, choice in enumerate(one.choices) if choice and any(choice in line for line in lines)]
+    own = one.choices[place]
+    return again == [place] and any(own in line and len(line) <= MOST_QUOTED * len(own) for line in lines)
 
 
 def _told_before(asked: list[_Asked], common: frozenset[str]) -> int:

@@ -60,6 +60,7 @@ _FIELD = re.compile(
     r"(?<![\w\\{'\"])\{\{?[^\S\n]?[^\W\d]\w{2,30}[^\S\n]?\}?\}(?![}'\"])|[$]\{\w{3,30}\}|%\(\w{3,30}\)s"
 )
 _ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|&(?:#\d{2,6}|#x[0-9a-fA-F]{2,6}|lt|gt|amp|quot|nbsp);")
+_TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")  # of HTML, in which characters are rightly escaped
 _MISSING = {"nan", "<na>", "nat", "undefined", "[objectobject]"}  # of a table or a script: no text is that by chance
 _EMPTY = {"", "none", "null", "n/a"}  # some rows may mean that
 _MISREAD_AS = (
@@ -122,7 +123,11 @@ def _plausible_check(rows: Sequence[TrainingRow], asked: Sequence[_Asked | None]
     answers = {normal_form(row.answer) for row in rows}
     is_free = len(answers) >= FREE_SHARE * len(rows) and any(row.prompt for row in rows)
     most = max(prompts.values())
-    is_one = most > MOST_ALIKE * len(rows) or len(prompts) <= LEAST_DISTINCT * len(rows)
+    # rows that are repeated, as the rare ones are to weigh more, have their answer again
+    pairs = {(normal_form(row.prompt or row.text), normal_form(row.answer)) for row in rows}
+    is_repeated = len(pairs) == len(prompts) >= LEAST_READ
+    is_few = len(prompts) <= LEAST_DISTINCT * len(rows) and not is_repeated
+    is_one = most > MOST_ALIKE * len(rows) or is_few
     words = [normal_form(row.answer).lower() for row in rows]
     # to a question with choices "None" is no answer, unless it is one of them
     empty = [
@@ -130,13 +135,18 @@ def _plausible_check(rows: Sequence[TrainingRow], asked: Sequence[_Asked | None]
         and (word not in one.known.choices if one and one.known.choices else not word and not row.is_chat)
         for word, row, one in zip(words, rows, asked, strict=True)
     ]
+    # of code each row has names of its own in braces
+    fields = Counter(field for row in rows for field in {one.strip() for one in _FIELD.findall(row.asked)})
     counts = {
         "rows.one_prompt": (most if is_one and not is_free else 0, 0.0),
-        "rows.fields": (sum(_FIELD.search(row.asked) is not None for row in rows), MANY),
+        "rows.fields": (max(fields.values(), default=0), MANY),
         "rows.no_answers": (sum(word in _MISSING for word in words) + sum(empty), FEW),
         "rows.empty_answers": (sum(word in _EMPTY for word in words), MANY),
         "rows.misread": (sum(_is_misread(row.text) for row in rows), FEW),
-        "rows.escaped": (sum(len(_ESCAPE.findall(row.text)) >= LEAST_ESCAPES for row in rows), MANY),
+        "rows.escaped": (
+            sum(len(_ESCAPE.findall(row.text)) >= LEAST_ESCAPES and not _TAG.search(row.text) for row in rows),
+            MANY,
+        ),
     }
     troubles = [say(what, rows=count) for what, (count, share) in counts.items() if count > share * len(rows)]
     troubles += given_away([*islice(_told_rows(rows, asked), MOST_TOLD)])

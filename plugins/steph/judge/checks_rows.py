@@ -27,7 +27,6 @@ LEAST_FROM_FILE = 0.5  # of a row's own fingerprints, the median row
 SEAM_RUN = 2  # own fingerprints that one seam can make: a piece is 12 characters, and one in eight is kept
 FOREIGN_RUN = 8  # own fingerprints in a row that the file has not: about 64 characters, more than a template's seams
 EDGE_CHARS = 11  # next to a template's text, where pieces are half the file's and half the template's
-MOST_EDGES = 12  # different beginnings or ends of a field; more, and each row has seams of its own
 FEW_ROWS, MANY_ROWS = 0.5, 1.05  # of the file's: dropped, held out and packed rows are no finding, half of them is
 MOST_REPEATED = 0.05  # of the rows, beyond those that the file itself repeats
 LEAST_SEEN, MOST_AGAIN = 8, 0.75  # rows of the first batches; the share of them that four passes over each batch make
@@ -64,6 +63,11 @@ class _FileRows:
     def known(self) -> frozenset[str]:
         return frozenset(one for row in self.fields for field in row for one in field)
 
+    @property
+    def texts(self) -> list[frozenset[str]]:
+        """What each row says, without the seams between its fields, where a template may stand."""
+        return [frozenset(one for field in row[: (len(row) + 1) // 2] for one in field) for row in self.fields]
+
 
 def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: Sequence[Batch]) -> tuple[Check, ...]:
     """Whether the rows are the file's, each once, and whole."""
@@ -79,7 +83,18 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     widths = [batch.shape[1] for batch in batches if len(batch.shape) > 1]
     is_narrow = bool(widths) and max(widths) < NARROW_SHARE * evidence.settings.max_seq_length
     given = evidence.train_rows or file.rows
-    foreign = _foreign_share(file, () if packing else seen, exact=file.has_plain_edges and is_narrow)
+    learnt = [
+        answer in file.answers
+        for batch in batches
+        for answer, first in zip(batch.answer_hashes or (), batch.first_supervised or (), strict=False)
+        if answer and first
+    ]
+    foreign = _foreign_share(
+        file,
+        () if packing else seen,
+        exact=file.has_plain_edges and is_narrow,
+        has_answers=2 * sum(learnt) >= len(learnt),
+    )
     troubles, measured = _counts(begins, file, batches, given)
     # rows as wide as was asked for may have been cut to that by the collator
     narrow = NARROW_SHARE * evidence.settings.max_seq_length
@@ -161,17 +176,19 @@ def _answers_check(file: _FileRows, begins: TrainingBegins, batches: Sequence[Ba
 def _answers_at(file: _FileRows, row: tuple[str, ...]) -> frozenset[str]:
     """The answers of the file's rows that a trained row may be, by what stands before the answer; none if none fits."""
     places = {one: place for place, one in enumerate(row)}
-    shares = []
+    shares, brief = [], set[str]()  # of questions too short to be told by
     for fields, answer in zip(file.fields, file.answers, strict=True):
         before = fields[: (len(fields) - 1) // 2]  # fields, then their seams
         asked = {one for field in before for one in field}
         if len(asked) >= LEAST_OWN:
             shares.append((len(asked & places.keys()) / len(asked), answer, before))
+        elif asked <= places.keys():
+            brief.add(answer)
     best = max((share for share, _, _ in shares), default=0.0)
     fitting = [(answer, before) for share, answer, before in shares if share == best >= WHOLE_SHARE]
     if not any(all(_is_as_written(field, places) for field in before) for _, before in fitting):
         return frozenset()
-    return frozenset(answer for answer, _ in fitting)
+    return frozenset(brief | {answer for answer, _ in fitting})
 
 
 def _is_as_written(field: Sequence[str], places: Mapping[str, int]) -> bool:
@@ -229,27 +246,42 @@ def _drawn_again(begins: TrainingBegins, batches: Sequence[Batch]) -> int:
     return again if again > 1 else 0
 
 
-def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool) -> float | None:
-    """The share of rows that say what the file does not; `exact`: no seams and no cuts can look like that."""
+def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool, has_answers: bool) -> float | None:
+    """The share of rows that say what the file does not; `exact`: no seams and no cuts can look like that.
+
+    `has_answers`: what was learnt is not known to be other answers than the file's.
+    """
     # what each row has to itself: no template, which most rows have
     counts = Counter(one for row in seen for one in set(row))
     rows = [[one for one in row if counts[one] <= max(1, COMMON_SHARE * len(seen))] for row in seen]
     rows = [own for own in rows if len(own) >= LEAST_OWN]
     if len(rows) < LEAST_ROWS or not file.fields:
         return None
-    known, foreign = file.known, list[list[tuple[bool, int]]]()  # of each row the runs of what the file has or not
+    known, whole = file.known, file.texts
+    numbers = Counter(one for text in {*whole} for one in text)
+    alone = [one for text in whole if (one := {piece for piece in text if numbers[piece] == 1})]
+    foreign, shares = list[list[tuple[bool, int]]](), list[float]()  # of each row the runs of what the file has or not
+    # behind the last piece of the file's stand a template and an answer of a word, of which there are a few
+    ends = {tuple(own[max((n for n, one in enumerate(own, 1) if one in known), default=0) :]) for own in rows}
+    has_few_ends = exact and len(ends) <= len({*file.answers})
     for own in rows:
         runs = [(flag, len([*run])) for flag, run in groupby(one not in known for one in own)]
+        # of short rows nearly all pieces are seams: who has all that a row of the file has to itself, is that row
+        is_one = has_answers and not exact and any(len(text & {*own}) >= WHOLE_SHARE * len(text) for text in alone)
+        if has_few_ends and len(runs) > 1 and runs[-1][0]:
+            del runs[-1]
         if not exact:  # where a template meets a row's text, pieces hold both
             runs = [(flag, length) for flag, length in runs if not flag or length > SEAM_RUN]
-        if exact or sum(length for _, length in runs) >= LEAST_OWN:
+        if exact or is_one or sum(length for _, length in runs) >= LEAST_OWN:
             foreign.append(runs)
+            strange = sum(length for flag, length in runs if flag)
+            shares.append(0.0 if is_one else strange / sum(length for _, length in runs))
     if len(foreign) < LEAST_ROWS:
         return None
-    shares = [sum(length for flag, length in runs if flag) / sum(length for _, length in runs) for runs in foreign]
     longest = 1 if exact else FOREIGN_RUN
     share = sum(any(flag and length >= longest for flag, length in runs) for runs in foreign) / len(foreign)
-    if median(1 - one for one in shares) < LEAST_FROM_FILE:
+    # where most of the file's rows are too short to be told from each other, what is foreign may be seams
+    if median(1 - one for one in shares) < LEAST_FROM_FILE and (exact or 2 * len(alone) > len(whole)):
         share = 1.0
     return None if file.is_part and share else share
 
@@ -260,8 +292,7 @@ def _whole_check(
     asked = evidence.settings.max_seq_length
     if len(seen) < LEAST_ROWS or not width or not file.fields or file.is_part:
         return ROWS_WHOLE.check(None, "incomparable")
-    texts = [frozenset(one for field in row for one in field) for row in file.fields]
-    texts = [text for text in texts if len(text) >= LEAST_OWN]
+    texts = [text for text in file.texts if len(text) >= LEAST_OWN]
     cut = compared = 0
     for row in map(frozenset, seen):
         held = max(((len(row & text), len(text)) for text in texts), default=(0, 1))
@@ -269,7 +300,7 @@ def _whole_check(
             continue
         compared += 1
         cut += held[0] < WHOLE_SHARE * held[1]
-    if not compared:
+    if compared < LEAST_ROWS:
         return ROWS_WHOLE.check(None, "incomparable")
     is_whole = not (is_narrow and cut * 2 > compared)
     return ROWS_WHOLE.check(is_whole, "compared", compared=compared, cut=cut, width=width, asked=asked)
@@ -284,10 +315,11 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
         for raw in json_rows(path):
             try:
                 told = training_row(raw, row_format)
-                texts, unlearnt = tuple(turn.text for turn in told.turns if turn.text), told.unlearnt
+                texts = (*(turn.text for turn in told.turns[:-1] if turn.text), told.answer)  # which may be empty
+                unlearnt = told.unlearnt
             except ValueError:
                 texts, unlearnt = tuple(_texts(raw)), ()
-            if texts:
+            if any(texts):
                 rows.append(texts)
                 others.append(unlearnt)
     except OSError:
@@ -308,6 +340,7 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
         for part in (slice(EDGE_CHARS), slice(-EDGE_CHARS, None))
     ]
     answers = tuple(text_hash(row[-1]) for row in first)
+    all_short = not any(fingerprints(row[-1]) for row in first)  # whatever they begin with is a row's end
     asked = {text_hash(text) for texts in others[: len(first)] for text in texts}
     return _FileRows(
         rows=len(rows),
@@ -318,7 +351,7 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
         has_blank_answers=any(row[-1].lstrip(" ").startswith("\n") for row in first),
         most_alike=Counter(row[-1] for row in rows).most_common(1)[0][1] / len(rows),
         prompts=frozenset(asked - {*answers, text_hash("")}),
-        has_plain_edges=all(len(edge) <= MOST_EDGES for edge in edges[:-1]),
+        has_plain_edges=all(len(edge) == 1 for edge in edges[: -2 if all_short else -1]),
     )
 
 
