@@ -33,7 +33,7 @@ from pathlib import Path
 from steph.base.terms import StageId
 from steph.record.values import Attempt
 from steph.run import processes
-from steph.run.gpu import driver, visible_devices
+from steph.run.gpu import used_bytes, visible_devices
 from steph.run.journal import read_record, record_folders
 
 from benchmarks.gpu_pair import Found, Killed, Training
@@ -232,7 +232,7 @@ class Bench:
         return [pid for pid in found if any(e.startswith(mark) for e in processes.environment_of(pid))]
 
     def _used_bytes(self) -> list[int]:
-        return [driver().used_bytes(card.uuid) for card in self.cards]
+        return [used_bytes(card.uuid) for card in self.cards]
 
 
 def measure(options: argparse.Namespace) -> Found:

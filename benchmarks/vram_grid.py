@@ -28,7 +28,7 @@ from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.memory.forecast import BUILT_IN_CONSTANTS
 from steph.record.settings import Device
-from steph.run.gpu import capped_alloc_conf, driver, visible_devices
+from steph.run.gpu import capped_alloc_conf, held_bytes_by_pid, kept_open, visible_devices
 
 from benchmarks.inputs import REPOSITORY, full_rows, make_twin
 from benchmarks.vram_points import (
@@ -180,7 +180,7 @@ class Grid:
 
     def _watch_memory(self) -> None:
         cards = [card for card in self._cards if card is not None]
-        held = {pid: found or 0 for card in cards for pid, found in driver().held_bytes_by_pid(card.uuid).items()}
+        held = {pid: found or 0 for card in cards for pid, found in held_bytes_by_pid(card.uuid).items()}
         for running in self._running:
             running.most_used_bytes = max(running.most_used_bytes, held.get(running.process.pid, 0))
 
@@ -241,7 +241,7 @@ def main() -> int:
     parser.add_argument("--reference", action="store_true", help="only the reference pipeline's steps as of 0.2.0")
     parser.add_argument("--dry", action="store_true")
     options = parser.parse_args()
-    with driver().kept_open():
+    with kept_open():
         grid = Grid(options)
         series = {"sft": sft_points, "third": third_points, "fourth": fourth_points, "reference": reference_points}
         chosen = [points for name, points in series.items() if getattr(options, name)]

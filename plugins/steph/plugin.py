@@ -274,11 +274,11 @@ def _asked(config: pytest.Config) -> tuple[Options, Profile]:
 def _open(config: pytest.Config, options: Options, profile: Profile, stages: tuple[AnyStage, ...]) -> None:
     from steph.conduct.preparation import Console, prepare
     from steph.conduct.session import StageSession
-    from steph.run.gpu import driver
+    from steph.run import gpu
 
     if profile.machine.device == "gpu":
         held = contextlib.ExitStack()
-        held.enter_context(driver().kept_open())
+        held.enter_context(gpu.kept_open())
         config.add_cleanup(held.close)
     console = Console(_writer(config), sys.stdout.isatty())
     pytest_options.furnish(config, options.pipeline_root, console.line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from fake_nvml import FakeNvml, Gpu, Running
@@ -12,28 +13,27 @@ from japanese import is_told_in_japanese
 from steph.base.messages import speaking, words_of
 from steph.base.units import GIB
 from steph.record.values import DevicePeak
+from steph.run import gpu
 from steph.run.gpu import (
     DeviceError,
-    NvmlDriver,
     capped_alloc_conf,
     has_nvidia_nodes,
     memory_fraction_for_cap,
-    visible_devices,
 )
 from steph.run.runner import SLACK_BYTES, MemoryWatch, is_back
 
 TWO_CARDS = FakeNvml(Gpu("GPU-aaaa-1"), Gpu("GPU-aabb-2"))
 MIG_CARD = FakeNvml(Gpu("GPU-cc", slices=(None, Gpu("MIG-1", "A100 MIG 3g.20gb"), Gpu("MIG-2"), None)))
-UseCards = Callable[[FakeNvml], NvmlDriver]
+UseCards = Callable[[FakeNvml], ModuleType]
 
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> UseCards:
-    """Put an NVML over made-up cards in pynvml's place and give the driver that asks it."""
+    """Put an NVML over made-up cards in pynvml's place and give the module that asks it."""
 
-    def put(nvml: FakeNvml) -> NvmlDriver:
+    def put(nvml: FakeNvml) -> ModuleType:
         monkeypatch.setattr("steph.run.gpu._load", lambda: nvml)
-        return NvmlDriver()
+        return gpu
 
     return put
 
@@ -110,13 +110,13 @@ def test_hidden_process_memory_is_none_not_zero(use: UseCards) -> None:
 def test_visible_devices_are_read_as_cuda_reads_them(use: UseCards, value: str | None, expected: str) -> None:
     """Indices, whole and shortened UUIDs choose cards in their order; an ambiguous or invalid entry ends the list."""
     environ = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
-    devices = visible_devices(environ, use(TWO_CARDS))
+    devices = use(TWO_CARDS).visible_devices(environ)
     assert " ".join(device.uuid for device in devices) == expected
 
 
 def test_slice_is_chosen_by_its_own_uuid(use: UseCards) -> None:
     """CUDA_VISIBLE_DEVICES=MIG-… names one slice of a card."""
-    (device,) = visible_devices({"CUDA_VISIBLE_DEVICES": "MIG-2"}, use(MIG_CARD))
+    (device,) = use(MIG_CARD).visible_devices({"CUDA_VISIBLE_DEVICES": "MIG-2"})
     assert device.uuid == "MIG-2"
 
 
@@ -195,7 +195,8 @@ def test_several_cards_are_watched_together(use: UseCards) -> None:
     first, second = Gpu("GPU-a", used=GIB), Gpu("GPU-b", used=2 * GIB)
     nvml = FakeNvml(first, second)
     with contextlib.ExitStack() as stack:
-        watch = MemoryWatch(("GPU-a", "GPU-b"), use(nvml), stack)
+        use(nvml)
+        watch = MemoryWatch(("GPU-a", "GPU-b"), stack)
         first.used = 6 * GIB
         watch.sample(1.0)
         first.used, second.used = GIB, 4 * GIB
@@ -213,7 +214,8 @@ def test_what_others_on_the_card_take_meanwhile_is_not_the_childs(use: UseCards)
     """A process that was there before grows, hides its figure, and ends: the child's own peak is the child's alone."""
     card = Gpu("GPU-a", used=5 * GIB, processes=[Running(7, 4 * GIB)])
     with contextlib.ExitStack() as stack:
-        watch = MemoryWatch(("GPU-a",), use(FakeNvml(card)), stack)
+        use(FakeNvml(card))
+        watch = MemoryWatch(("GPU-a",), stack)
         card.used, card.processes = 17 * GIB, [Running(7, 13 * GIB), Running(8, 3 * GIB)]
         watch.sample(1.0)
         card.used, card.processes = 7 * GIB, [Running(7, None), Running(8, 2 * GIB)]
@@ -232,7 +234,8 @@ def test_what_others_on_the_card_take_meanwhile_is_not_the_childs(use: UseCards)
 def test_a_card_that_cannot_be_read_is_not_said_to_be_back(use: UseCards) -> None:
     """Without figures there are no samples and no peaks, and whether memory came back is unknown."""
     with contextlib.ExitStack() as stack:
-        watch = MemoryWatch(("GPU-gone",), use(FakeNvml(Gpu("GPU-a"))), stack)
+        use(FakeNvml(Gpu("GPU-a")))
+        watch = MemoryWatch(("GPU-gone",), stack)
         watch.sample(1.0)
         assert (watch.samples, watch.peak, watch.returned(0.0)) == ([], None, None)
 
@@ -241,12 +244,19 @@ def test_memory_that_comes_back_later_is_seen(use: UseCards) -> None:
     """What a child took is back when every card's use is at most what it was before, and unknown for a card unseen."""
     peaks = [DevicePeak(uuid=f"GPU-{name}", peak_device_bytes=6 * GIB, peak_own_bytes=5 * GIB) for name in "ab"]
     card, other = Gpu("GPU-a", used=GIB + SLACK_BYTES), Gpu("GPU-b", used=GIB + SLACK_BYTES + 1)
-    assert is_back(peaks[:1], use(FakeNvml(card))) is True
-    assert is_back(peaks, use(FakeNvml(card, other))) is False
-    assert is_back(peaks, use(FakeNvml(card))) is None
-    assert is_back([DevicePeak(uuid="GPU-a")], use(FakeNvml(card))) is None
+    use(FakeNvml(card))
+    assert is_back(peaks[:1]) is True
+    use(FakeNvml(card, other))
+    assert is_back(peaks) is False
+    use(FakeNvml(card))
+    assert is_back(peaks) is None
+    use(FakeNvml(card))
+    assert is_back([DevicePeak(uuid="GPU-a")]) is None
     beside = DevicePeak(uuid="GPU-a", peak_device_bytes=9 * GIB, peak_own_bytes=5 * GIB, used_before_bytes=GIB)
-    assert is_back([beside], use(FakeNvml(card))) is True
+    use(FakeNvml(card))
+    assert is_back([beside]) is True
     card.used += 1
-    assert is_back([beside], use(FakeNvml(card))) is False
-    assert is_back([], use(FakeNvml(card))) is None
+    use(FakeNvml(card))
+    assert is_back([beside]) is False
+    use(FakeNvml(card))
+    assert is_back([]) is None

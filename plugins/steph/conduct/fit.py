@@ -17,23 +17,10 @@ from steph.base.messages import Message, phrase, say, text, verbatim
 from steph.base.terms import FitVerdict, TrainerName
 from steph.base.units import GIB
 from steph.contract.settings import Card
+from steph.memory import shapes
 from steph.memory.calibration import Calibration
 from steph.memory.fit import Fit
 from steph.memory.forecast import Forecast
-from steph.memory.shapes import (
-    READ_FROM_CONFIG,
-    ModelShape,
-    ShapeError,
-    UnknownShapeError,
-    Weights,
-    config_file,
-    config_of,
-    linears,
-    model_shape,
-    same_model,
-    weights_by_config,
-    weights_by_name,
-)
 from steph.memory.terms import DEFAULT_TARGETS, AdapterCount
 from steph.run.hub import hub_config, is_offline
 from steph.run.model_files import Counted, CountingError, counted
@@ -69,17 +56,17 @@ class Subject:
     `weights`: how the published ones are quantised. `taken_for`: the common model whose shape it is, by its name alone.
     """
 
-    shape: ModelShape
+    shape: shapes.ModelShape
     targets: tuple[str, ...]
     adapter: AdapterCount | None = None
-    weights: Weights = field(default_factory=Weights)
+    weights: shapes.Weights = field(default_factory=shapes.Weights)
     taken_for: str = ""
 
 
 def subject(model: str, options: LoraOptions) -> Subject:
     """The model and its adapter; from the tables at once, else counted. Raises ShapeError, CountingError."""
     shape, weights, taken_for = _shape(model, options)
-    names = tuple(dict.fromkeys(linear.name for linear in linears(shape)))
+    names = tuple(dict.fromkeys(linear.name for linear in shapes.linears(shape)))
     found = Subject(shape, names, weights=weights, taken_for=taken_for)
     usual = [name for name in (*DEFAULT_TARGETS, "qkv_proj") if name in names]  # q and v, or what holds them
     targets = options.targets or ",".join(usual or names)
@@ -100,46 +87,46 @@ def subject(model: str, options: LoraOptions) -> Subject:
     return replace(found, targets=lora.modules, adapter=lora.adapter)
 
 
-def _shape(model: str, options: LoraOptions) -> tuple[ModelShape, Weights, str]:
+def _shape(model: str, options: LoraOptions) -> tuple[shapes.ModelShape, shapes.Weights, str]:
     """The shape, how the published weights are quantised, and the common model that the name is taken for."""
-    if weights_by_name(model).form == "gguf":
+    if shapes.weights_by_name(model).form == "gguf":
         raise CountingError(say("fit.gguf", model=model))
     try:
-        return model_shape(model), _weights(model), ""
-    except UnknownShapeError:
+        return shapes.model_shape(model), _weights(model), ""
+    except shapes.UnknownShapeError:
         try:
             if HUB_ID.fullmatch(model) and not is_offline():
                 published = hub_config(model)
                 return options.count(model, published).shape, _weights(str(published)), ""
         except CountingError:
-            if same_model(model) is None:
+            if shapes.same_model(model) is None:
                 raise
-        known = same_model(model)
+        known = shapes.same_model(model)
         if known is None:
             raise
-        return model_shape(known), weights_by_name(model), known
-    except ShapeError:
+        return shapes.model_shape(known), shapes.weights_by_name(model), known
+    except shapes.ShapeError:
         with contextlib.suppress(OSError, RuntimeError, UnreadableError):  # what made the error is no file
-            config = config_file(model)
+            config = shapes.config_file(model)
             values = read_json(config, finite=False) if config is not None else None
             kind = values.get("model_type") if isinstance(values, dict) else None
             has_biases = isinstance(values, dict) and bool(values.get("attention_bias") or values.get("mlp_bias"))
-            if config is not None and isinstance(kind, str) and (kind not in READ_FROM_CONFIG or has_biases):
+            if config is not None and isinstance(kind, str) and (kind not in shapes.READ_FROM_CONFIG or has_biases):
                 return options.count(model, config).shape, _weights(model), ""  # transformers may know it
         raise
 
 
-def _weights(model: str) -> Weights:
+def _weights(model: str) -> shapes.Weights:
     """How the weights beside a config.json are quantised, which a model known by its name need not have."""
     with contextlib.suppress(UnreadableError, OSError, RuntimeError):
-        config = config_file(model)
-        return Weights() if config is None else weights_by_config(read_json(config, finite=False))
-    return Weights()
+        config = shapes.config_file(model)
+        return shapes.Weights() if config is None else shapes.weights_by_config(read_json(config, finite=False))
+    return shapes.Weights()
 
 
-def _counted_adapter(model: str, shape: ModelShape, adapter: dict[str, Any], options: LoraOptions) -> Counted:
+def _counted_adapter(model: str, shape: shapes.ModelShape, adapter: dict[str, Any], options: LoraOptions) -> Counted:
     """LoRA by peft, on the model's own configuration or on one of the table's sizes."""
-    config = config_file(model)
+    config = shapes.config_file(model)
     if config is not None:
         return options.count(model, config, adapter)
     if shape.more_linears:
@@ -148,7 +135,7 @@ def _counted_adapter(model: str, shape: ModelShape, adapter: dict[str, Any], opt
         raise CountingError(say("fit.needs_config", model=model))
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "config.json"
-        made.write_text(json.dumps(config_of(shape, model)), encoding="utf-8")
+        made.write_text(json.dumps(shapes.config_of(shape, model)), encoding="utf-8")
         return options.count(model, made, adapter)
 
 
@@ -334,7 +321,7 @@ def _span(low_bytes: int, high_bytes: int, cells: int = 0) -> str:
     return " " * (cells - len(low)) + phrase("fit.span", low=low, high=f"{high_bytes / GIB:.2f}")
 
 
-def fit_basis(found: Calibration, trainer: str, shape: ModelShape) -> str:
+def fit_basis(found: Calibration, trainer: str, shape: shapes.ModelShape) -> str:
     """What a record gave to a prediction for a trainer and a model."""
     if not found.point_count:
         return phrase("fit.record.no_peaks")

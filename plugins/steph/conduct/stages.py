@@ -34,22 +34,7 @@ from steph.contract.description import Description, EvaluateWhen
 from steph.contract.questions import samples_of
 from steph.contract.results import Row
 from steph.contract.results_files import read_lawqa
-from steph.judge.checks_extended import (
-    QUESTIONS,
-    NoExampleError,
-    Secret,
-    cot_rows_check,
-    draw,
-    loss_low_check,
-    output_only_check,
-    questions_like,
-    remembered_check,
-    rows_like,
-    settings_by_heart,
-    teaches,
-    unknown_check,
-    unquantised_check,
-)
+from steph.judge import checks_extended
 from steph.judge.checks_figures import LOSS
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_setup import training_in
@@ -74,7 +59,7 @@ class Material:
     """What is learnt, and the two files that say it in the pipeline's formats."""
 
     seed: int
-    secrets: tuple[Secret, ...]
+    secrets: tuple[checks_extended.Secret, ...]
     questions: DataFile
     rows: DataFile
 
@@ -83,7 +68,7 @@ def learn_by_heart(run: StageRun, model: ModelChoice) -> Outcome:
     """Train the eight rows and ask for them; where the loss does not get low it is unmeasured, with that reason."""
     try:
         material = make_material(run, side_folder(run, "heart"), drawn_seed())
-    except (NoExampleError, InputError) as error:
+    except (checks_extended.NoExampleError, InputError) as error:
         return Outcome(Verdict.NOT_RUN, say("heart.no_rows", error=error))
     output_dir = folder_beside(run.setup.description.output_dir, "heart")
     trained = _train(TrainingJob(run, STAGE, material.rows, output_dir, script_flags(run)), model)
@@ -91,7 +76,7 @@ def learn_by_heart(run: StageRun, model: ModelChoice) -> Outcome:
         return Outcome.of_attempt(trained)
     losses = trained.training.losses
     rate = trained.settings.learning_rate if isinstance(trained.settings, TrainSettings) else 0.0
-    low = loss_low_check(losses, len(losses), rate, material.seed)
+    low = checks_extended.loss_low_check(losses, len(losses), rate, material.seed)
     checks = (*trained.checks, low)
     broken = checks_verdict(checks)
     if broken:
@@ -114,7 +99,7 @@ def _ask_twice(
 ) -> Outcome:
     """Both evaluations, judged by the letters that were drawn."""
     profile = run.setup.profile
-    asks = profile.evaluate.changed(samples=QUESTIONS, use_rag=False, use_cot=False)
+    asks = profile.evaluate.changed(samples=checks_extended.QUESTIONS, use_rag=False, use_cot=False)
     setup = replace(run.setup, dataset=material.questions, profile=profile.changed(evaluate=asks))
     result = StageResult(stage=STAGE, verdict=Verdict.PASS, explanation=NOTHING, started_at="", attempts=(trained,))
     evaluation = Evaluation(replace(run, setup=setup), model, result)
@@ -140,7 +125,11 @@ def _ask_twice(
                 rows = read_lawqa(setup.root / attempt.evaluation.output_path).results
         is_with = variant is WITH
         drawn = material.secrets
-        heart = remembered_check(rows, drawn, losses, most) if is_with else unknown_check(rows, drawn)
+        heart = (
+            checks_extended.remembered_check(rows, drawn, losses, most)
+            if is_with
+            else checks_extended.unknown_check(rows, drawn)
+        )
         if heart.holds is None and rows is not None:
             return _unmeasured(heart.message, (*checks, heart))
         worst: dict[str, Check] = {}  # one check of each id, the worst of several runs
@@ -163,14 +152,14 @@ def make_material(run: StageRun, folder: Path, seed: int) -> Material:
 
     Raises NoExampleError or InputError where the pipeline's formats can't be told or its builder fails.
     """
-    drawn = draw(seed)
+    drawn = checks_extended.draw(seed)
     description = run.setup.description
     if run.setup.dataset is None or description.train_file is None:
-        raise NoExampleError(say("heart.no_files"))
+        raise checks_extended.NoExampleError(say("heart.no_files"))
     if description.evaluate.results.format != "lawqa" or description.train.rows.format != "input_output":
-        raise NoExampleError(say("heart.not_lawqa"))
+        raise checks_extended.NoExampleError(say("heart.not_lawqa"))
     samples = samples_of(run.setup.root / run.setup.dataset.path, named=True)
-    questions = questions_like(samples[0], drawn)
+    questions = checks_extended.questions_like(samples[0], drawn)
     asked, taught = folder / "selection.json", folder / "rows.jsonl"
     letters = {"seed": seed, "letters": [secret.letter for secret in drawn]}
     for path, content in ((folder / "drawn.json", letters), (asked, {"samples": questions})):
@@ -180,13 +169,17 @@ def make_material(run: StageRun, folder: Path, seed: int) -> Material:
         require_built(run, build_command(run.setup.python, description.build.command, values), folder, str(taught))
     else:
         example = next(iter(json_rows(run.setup.root / description.train_file)), {})
-        made = rows_like(example, samples, questions)
+        made = checks_extended.rows_like(example, samples, questions)
         taught.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
     rows_file = inputs.read_train_file(folder, taught.name)
     rows = list(json_rows(taught))
-    if len(rows) != len(drawn) or not all(any(teaches(row, secret) for row in rows) for secret in drawn):
-        raise NoExampleError(say("heart.not_taught", path=taught))
-    dataset = DataFile(role="dataset", path=str(asked), sha256=sha256_or_none(asked) or "", rows=QUESTIONS)
+    if len(rows) != len(drawn) or not all(
+        any(checks_extended.teaches(row, secret) for row in rows) for secret in drawn
+    ):
+        raise checks_extended.NoExampleError(say("heart.not_taught", path=taught))
+    dataset = DataFile(
+        role="dataset", path=str(asked), sha256=sha256_or_none(asked) or "", rows=checks_extended.QUESTIONS
+    )
     return Material(seed, drawn, dataset, rows_file.changed(path=str(taught)))
 
 
@@ -195,7 +188,7 @@ def _train(job: TrainingJob, model: ModelChoice) -> Attempt:
     heart = job.setup.profile.by_heart
     base = job.settings_of_h2
     lengths = job.row_lengths(model, base)
-    settings = settings_by_heart(
+    settings = checks_extended.settings_by_heart(
         base,
         learning_rate=heart.learning_rate,
         max_steps=heart.max_steps,
@@ -270,7 +263,7 @@ def train_on_cot(run: StageRun, model: ModelChoice) -> Outcome:
     """H-2 on CoT rows, from the settings that it ended on; rows that mostly teach no reasoning are not trained on."""
     job = open_job(run, ExtendedId.COT_TRAINING)
     path = run.setup.description.paths.train_file_cot
-    check = cot_rows_check(json_rows(run.setup.root / path))
+    check = checks_extended.cot_rows_check(json_rows(run.setup.root / path))
     if check.severity is Severity.FAIL:
         return Outcome(Verdict.FAIL, say("extended.not_trained", path=path, finding=check.message), (check,))
     outcome = walk_ladder(job, model, job.settings_of_h2)
@@ -317,9 +310,9 @@ def take_one_step(run: StageRun, model: ModelChoice) -> Outcome:
         return Outcome.of_attempt(attempt)
     witness = read_witness(run.journal.folder / attempt.folder)
     seen = training_in(witness)
-    found = [unquantised_check(witness, seen)]
+    found = [checks_extended.unquantised_check(witness, seen)]
     if job.takes_output_only:
-        found.append(output_only_check(seen, lengths.longest_answer if lengths else None))
+        found.append(checks_extended.output_only_check(seen, lengths.longest_answer if lengths else None))
     ended = () if attempt.ran_out_of_memory else process_checks(attempt.returncode, "")[:1]
     checks = (*ended, *found)
     conditions = [say("condition.unmeasured", reason=check.message) for check in found if check.holds is None]

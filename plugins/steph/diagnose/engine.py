@@ -23,6 +23,7 @@ from steph.base.messages import text
 from steph.base.terms import Cause, Phase
 from steph.base.text import encoding_of, redact
 from steph.base.units import gib
+from steph.diagnose import reader
 from steph.diagnose.advice import advice_of_unknown, captured, case_of, facts_of, words_of
 from steph.diagnose.figures import (
     Collective,
@@ -39,17 +40,6 @@ from steph.diagnose.figures import (
     rank_ends,
     shows_progress,
     unlike,
-)
-from steph.diagnose.reader import (
-    TELLING_CHARACTERS,
-    Chain,
-    PrintedLine,
-    Raised,
-    chains_of,
-    clip,
-    lead_of,
-    lines_of,
-    shortened,
 )
 from steph.diagnose.table import Case, Clue, Weight, first_match, row_of
 from steph.record.values import Diagnosis, OomNumbers, Probe
@@ -75,8 +65,8 @@ class _Candidate:
     clue: Clue
     index: int
     evidence: tuple[str, ...]
-    chain: Chain = ()
-    root: Raised | None = None
+    chain: reader.Chain = ()
+    root: reader.Raised | None = None
     rank: int | None = None
 
     @property
@@ -86,8 +76,8 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Log:
-    lines: tuple[PrintedLine, ...]
-    chains: tuple[Chain, ...]
+    lines: tuple[reader.PrintedLine, ...]
+    chains: tuple[reader.Chain, ...]
     last_progress: int  # index of the last line that shows progress, -1 where none does
     has_metrics: bool
     losses: Losses
@@ -126,7 +116,7 @@ def diagnose(
     oom = _oom(read, chosen) if cause in (Cause.CUDA_OOM, Cause.HOST_OOM) else None
     hung = collectives_of(read.lines) if cause is Cause.TIMEOUT else ()
     last_frame = next((raised.last_frame for raised in chain if raised is root), "")
-    shown = clip(read.text, _FACTS_CHARACTERS, _FACTS_CHARACTERS)
+    shown = reader.clip(read.text, _FACTS_CHARACTERS, _FACTS_CHARACTERS)
     facts = facts_of(shown, read.losses, read.ends, oom, hung, last_frame)
     is_of_losses = cause is Cause.NAN_LOSS and read.losses.bad and not chain
     phase = Phase.STEP if is_of_losses else phase_of(read.lines, chosen.index, chain)
@@ -167,7 +157,7 @@ def first_traceback(log: str) -> str | None:
     read = _read(log)
     chosen = _choose(read, 1, (), False)
     root = chosen.root if chosen and chosen.root else next((c[0] for c in read.chains if c[0].frames), None)
-    return redact(shortened("\n".join(root.printed))) if root is not None and root.frames else None
+    return redact(reader.shortened("\n".join(root.printed))) if root is not None and root.frames else None
 
 
 def _telling(chosen: _Candidate, case: Case | None) -> tuple[str, ...]:
@@ -199,11 +189,11 @@ def _quoted(read: _Log, case: Case | None, hung: tuple[Collective, ...], told: t
 
 
 def _read(log: str) -> _Log:
-    lines = lines_of(log)
-    telling = [line for line in lines if len(line.text) >= TELLING_CHARACTERS]
+    lines = reader.lines_of(log)
+    telling = [line for line in lines if len(line.text) >= reader.TELLING_CHARACTERS]
     return _Log(
         lines=lines,
-        chains=chains_of(lines),
+        chains=reader.chains_of(lines),
         last_progress=next((line.index for line in reversed(telling) if shows_progress(line)), -1),
         has_metrics=any(map(is_final_metric, telling)),
         losses=losses_of(lines),
@@ -245,7 +235,7 @@ def _best(found: Iterable[_Candidate]) -> _Candidate | None:
     return min(found, key=lambda one: (-one.weight, one.index), default=None)
 
 
-def _from_chain(chain: Chain) -> _Candidate:
+def _from_chain(chain: reader.Chain) -> _Candidate:
     clues = [(raised, clue_of(raised)) for raised in chain]
     root, clue = min(clues, key=lambda pair: -max(pair[1].weight, Weight.UNKNOWN))
     if clue.weight is Weight.ECHO:
@@ -255,7 +245,7 @@ def _from_chain(chain: Chain) -> _Candidate:
     return _Candidate(clue, root.index, (*frame, root.line, *others), chain, root)
 
 
-def clue_of(raised: Raised) -> Clue:
+def clue_of(raised: reader.Raised) -> Clue:
     """What one exception says by itself; `other` with weight UNKNOWN where no row knows it."""
     frames = "\n".join(frame[:_FRAME_CHARACTERS] for frame in raised.frames[-_FRAMES_LOOKED_AT:])
     best = Clue(Cause.OTHER, Weight.UNKNOWN)
@@ -272,7 +262,7 @@ def _from_lines(read: _Log) -> list[_Candidate]:
     """What single lines say after which nothing shows progress."""
     found = []
     for position, line in enumerate(read.lines):
-        if line.index <= read.last_progress or len(line.text) < TELLING_CHARACTERS:
+        if line.index <= read.last_progress or len(line.text) < reader.TELLING_CHARACTERS:
             continue
         clue = line_clue(line, read.lines[position + 1 : position + 3])
         if clue is not None:
@@ -285,8 +275,8 @@ def _from_lines(read: _Log) -> list[_Candidate]:
 def _from_end(read: _Log) -> list[_Candidate]:
     """An exception that ended the log behind a logger's date and level, whatever the level."""
     last = [line for line in read.lines[-40:] if line.text.strip()][-_LAST_LINES:]
-    bare = tuple(PrintedLine(line.index, line.text[len(lead_of(line.text)) :]) for line in last)
-    late = [chain for chain in chains_of(bare) if not chain[0].ignored and chain[0].index > read.last_progress]
+    bare = tuple(reader.PrintedLine(line.index, line.text[len(reader.lead_of(line.text)) :]) for line in last)
+    late = [chain for chain in reader.chains_of(bare) if not chain[0].ignored and chain[0].index > read.last_progress]
     harmless = {raised.index for chain in read.chains if chain[0].ignored for raised in chain}
     return [
         _from_chain(chain)
@@ -302,7 +292,7 @@ def _from_reports(read: _Log) -> list[_Candidate]:
         text = line.text[:_REPORT_CHARACTERS]
         match = _REPORTED.match(text) if ": " in text and not line.is_mild else None
         if match is not None:
-            clue = clue_of(Raised(line.index, match["type"], (match["message"],), (), ()))
+            clue = clue_of(reader.Raised(line.index, match["type"], (match["message"],), (), ()))
             if clue.weight >= Weight.LIKELY:
                 found.append(_Candidate(Clue(clue.cause, Weight.LIKELY), line.index, (line.text,)))
     return found
@@ -312,7 +302,7 @@ def _from_wrapped(read: _Log) -> list[_Candidate]:
     """A message that a terminal's width cut in mid-word, without an exception's name to find it by."""
     for first, second in zip(read.lines, read.lines[1:], strict=False):
         if len(first.text) >= 40 and not first.is_mild and not first.is_bar:
-            clue = line_clue(PrintedLine(first.index, first.text + second.text))
+            clue = line_clue(reader.PrintedLine(first.index, first.text + second.text))
             if clue is not None and clue.weight >= Weight.CERTAIN:
                 return [_Candidate(clue, first.index, (first.text, second.text))]
     return []
@@ -326,7 +316,7 @@ def _from_probes(probes: Sequence[Probe], found: Sequence[_Candidate]) -> list[_
     candidates = []
     for probe in raised:
         message = tuple((probe.exception_message or "").splitlines()) or ("",)
-        own = Raised(-1, probe.exception_type or "", message, (), (), rank=str(probe.rank))
+        own = reader.Raised(-1, probe.exception_type or "", message, (), (), rank=str(probe.rank))
         label = f"rank {probe.rank}: {own.line}" if probe.rank is not None else own.line
         one = _Candidate(clue_of(own), -1, (label,), (own,), own, probe.rank)
         for printed in found:
@@ -430,7 +420,7 @@ def _as_text(found: Diagnosis) -> list[str]:
 
 def seen_in(log: str) -> tuple[str, ...]:
     """Sentences about a healthy or unfinished run, so that nobody takes "no failure found" for "all is well"."""
-    lines = lines_of(log)
+    lines = reader.lines_of(log)
     losses = losses_of(lines)
     facts = facts_of("\n".join(line.text for line in lines), losses, (), None)
     found: list[tuple[str, dict[str, object]]] = [("nothing", {})]
@@ -440,7 +430,7 @@ def seen_in(log: str) -> tuple[str, ...]:
     values = [value for value in losses.values if math.isfinite(value)]
     if values:
         found.append(("losses", {"count": len(values), "first": f"{values[0]:g}", "last": f"{values[-1]:g}"}))
-    if handled := sum(not chain[0].ignored and "Error" in chain[0].type for chain in chains_of(lines)):
+    if handled := sum(not chain[0].ignored and "Error" in chain[0].type for chain in reader.chains_of(lines)):
         found.append(("handled", {"count": handled}))
     if warnings := sum(line.is_mild and "WARN" in line.text.upper() for line in lines):
         found.append(("warnings", {"count": warnings}))

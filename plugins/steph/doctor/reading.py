@@ -45,9 +45,9 @@ from steph.doctor.facts import (
     Unread,
 )
 from steph.record.settings import Device
-from steph.run import hub, model_files
+from steph.run import gpu, hub, model_files
 from steph.run.fetch import classify
-from steph.run.gpu import DeviceError, GpuBusyError, GpuLockError, driver, gpu_lock, has_nvidia_nodes, visible_among
+from steph.run.gpu import DeviceError, GpuBusyError, GpuLockError, gpu_lock, has_nvidia_nodes, visible_among
 from steph.run.inputs import InputError, RootBusyError, is_wsl, root_lock
 from steph.run.processes import Child, set_parent_death_signal
 
@@ -214,7 +214,7 @@ def read_gpu() -> GpuFacts:
     if not has_nvidia_nodes():
         return GpuFacts(has_nodes=False, visible=visible)
     try:
-        devices = driver().devices()
+        devices = gpu.devices()
         device = next(iter(visible_among(visible, devices)), None)
         return GpuFacts(True, len(devices), device, visible, users=tuple(_users(device)) if device else ())
     except DeviceError as error:
@@ -324,7 +324,7 @@ def read_hub() -> HubFacts:
 def _users(device: Device) -> Iterator[MemoryUser]:
     """The processes that hold this device's memory; none where the driver does not show them."""
     with contextlib.suppress(DeviceError):
-        for pid, used_bytes in driver().held_bytes_by_pid(device.uuid).items():
+        for pid, used_bytes in gpu.held_bytes_by_pid(device.uuid).items():
             name = "?"  # of another user, or outside this container
             with contextlib.suppress(psutil.Error):
                 name = str(psutil.Process(pid).name())

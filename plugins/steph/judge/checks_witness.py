@@ -16,43 +16,9 @@ from statistics import median
 from steph.base.messages import Message, say
 from steph.base.text import one_line
 from steph.base.units import MISSING
+from steph.judge import checks_seen, checks_setup
 from steph.judge.checks_figures import SCALE_TOLERANCE, scaled_loss
 from steph.judge.checks_rows import row_checks
-from steph.judge.checks_seen import (
-    BASE_UNCHANGED,
-    MASK_AND_POSITIONS,
-    NO_OWN_CODE,
-    SAVED_AS_TRAINED,
-    TEMPLATE_ONCE,
-    inputs_check,
-    is_even,
-    is_same,
-    template_check,
-    trained_weight_checks,
-)
-from steph.judge.checks_setup import (
-    ANSWER_SUPERVISED,
-    END_SUPERVISED,
-    MODEL_LOADED,
-    ONE_BOS,
-    PADDING_BOUNDED,
-    PARAMETERS_ON_GPU,
-    PROMPT_UNLABELLED,
-    QUANTISED_AS_ASKED,
-    SETUP_SEEN,
-    TOKENS_SUPERVISED,
-    Seen,
-    end_of,
-    label_checks,
-    last_save,
-    model_check,
-    place_checks,
-    quantised_check,
-    setup_check,
-    training_in,
-    trainings_in,
-    why_unseen,
-)
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind
 from steph.judge.witness import AdapterLoaded, Batch, Lora, ModelSaved, Moved, TrainingBegins, TrainingEnds, Witness
@@ -75,7 +41,7 @@ UPDATES_SEEN = CheckKind("updates_seen", "H-2", FAIL, trap=25, optional=True)
 LOSS_AS_COMPUTED = CheckKind("loss_as_computed", "H-2", WARN, optional=True)
 
 
-def moved_check(evidence: TrainEvidence, seen: Seen) -> Check:
+def moved_check(evidence: TrainEvidence, seen: checks_setup.Seen) -> Check:
     ends, lora = seen.ends, seen.begins.lora
     if ends is None or ends.lora_b is None or not ends.lora_b.total:
         return ADAPTER_MOVED.check(None, "no_lora" if lora is None else "none")
@@ -85,7 +51,7 @@ def moved_check(evidence: TrainEvidence, seen: Seen) -> Check:
         return ADAPTER_MOVED.check(False, "not_optimised", moved=moved)
     if b.moved * 2 <= b.total or b.zero >= b.total:
         return ADAPTER_MOVED.check(False, moved)
-    if is_even(ends.matrices) and (ends.steps or 0) > 1:
+    if checks_seen.is_even(ends.matrices) and (ends.steps or 0) > 1:
         return ADAPTER_MOVED.check(False, "even", moved=moved, severity=WARN)
     if (trouble := _trouble_with_a(evidence, seen, ends, a)) is not None:
         return ADAPTER_MOVED.check(False, "trouble_with_a", moved=moved, trouble=trouble, severity=WARN)
@@ -97,7 +63,7 @@ def moved_check(evidence: TrainEvidence, seen: Seen) -> Check:
     return ADAPTER_MOVED.check(True, moved)
 
 
-def _trouble_with_a(evidence: TrainEvidence, seen: Seen, ends: TrainingEnds, a: Moved) -> Message | None:
+def _trouble_with_a(evidence: TrainEvidence, seen: checks_setup.Seen, ends: TrainingEnds, a: Moved) -> Message | None:
     """What is to be said of A matrices that stood still, which LoRA-FA means to do, or that shrank away."""
     is_meant = evidence.says("lora[-_ ]?fa") or "lorafa" in (seen.begins.optimizer or "").lower()
     rates = [line.learning_rate for line in seen.logged if line.learning_rate is not None]
@@ -110,7 +76,7 @@ def _trouble_with_a(evidence: TrainEvidence, seen: Seen, ends: TrainingEnds, a: 
     return None
 
 
-def updates_check(seen: Seen) -> Check:
+def updates_check(seen: checks_setup.Seen) -> Check:
     """Steps that taught nothing: without a rate or gradient, with one that is no number, or skipped by the scaler."""
     rates = [line.learning_rate for line in seen.logged if line.learning_rate is not None]
     norms = [line.grad_norm for line in seen.logged if line.grad_norm is not None]
@@ -167,7 +133,7 @@ def _touched(ends: TrainingEnds | None) -> Message | None:
     return say("check.updates_seen.touched", gaps=ends.gaps, touched=ends.touched_between or 0)
 
 
-def _lost_gradients(seen: Seen) -> Message | None:
+def _lost_gradients(seen: checks_setup.Seen) -> Message | None:
     """What is to be said where each micro-batch finds no gradient of the one before it in the same step."""
     if seen.begins.source == "loop":
         return _lost_in_loop(seen.batches)
@@ -181,7 +147,7 @@ def _lost_gradients(seen: Seen) -> Message | None:
     return say("check.updates_seen.not_accumulated")
 
 
-def _left_gradients(seen: Seen) -> Message | None:
+def _left_gradients(seen: checks_setup.Seen) -> Message | None:
     """What is to be said where each step of the Trainer, which clears them after a step, finds the gradients before it.
 
     A loop may clear them only after its forward pass.
@@ -210,7 +176,7 @@ def _lost_in_loop(batches: Sequence[Batch]) -> Message | None:
     return say("check.updates_seen.not_accumulated") if is_often and all(size == 0 for _, size in later) else None
 
 
-def loss_check(seen: Seen) -> Check:
+def loss_check(seen: checks_setup.Seen) -> Check:
     """The losses that were logged are what the Trainer's own steps gave, on one process and step by step."""
     logged = {line.step: line.loss for line in seen.logged if line.step is not None and line.loss is not None}
     given = seen.ends.first_losses if seen.ends else {}
@@ -245,65 +211,54 @@ BEGINS_NEW = CheckKind("begins_new", "H-2", WARN, optional=True)
 SAVED_AT_END = CheckKind("saved_at_end", "H-2", WARN, trap=23, optional=True)
 RANKS_AGREE = CheckKind("ranks_agree", "H-2", FAIL, optional=True)
 WITNESSED_TRAINING = (
-    TRAINING_SEEN,
-    STEPS_SEEN,
-    BATCH_SEEN,
-    RANKS_AGREE,
-    TOKENS_SUPERVISED,
-    ANSWER_SUPERVISED,
-    END_SUPERVISED,
-    PROMPT_UNLABELLED,
-    ONE_BOS,
-    PADDING_BOUNDED,
-    MODEL_LOADED,
-    QUANTISED_AS_ASKED,
-    SETUP_SEEN,
-    PARAMETERS_ON_GPU,
-    ADAPTER_MOVED,
-    UPDATES_SEEN,
-    LOSS_AS_COMPUTED,
-    SAVED_AT_END,
-    SAVED_AS_TRAINED,
-    BASE_UNCHANGED,
-    NO_OWN_CODE,
-    BEGINS_NEW,
-    MASK_AND_POSITIONS,
-    TEMPLATE_ONCE,
+    *(TRAINING_SEEN, STEPS_SEEN, BATCH_SEEN, RANKS_AGREE),
+    *(checks_setup.TOKENS_SUPERVISED, checks_setup.ANSWER_SUPERVISED, checks_setup.END_SUPERVISED),
+    *(checks_setup.PROMPT_UNLABELLED, checks_setup.ONE_BOS, checks_setup.PADDING_BOUNDED, checks_setup.MODEL_LOADED),
+    *(checks_setup.QUANTISED_AS_ASKED, checks_setup.SETUP_SEEN, checks_setup.PARAMETERS_ON_GPU),
+    *(ADAPTER_MOVED, UPDATES_SEEN, LOSS_AS_COMPUTED, SAVED_AT_END, checks_seen.SAVED_AS_TRAINED),
+    *(checks_seen.BASE_UNCHANGED, checks_seen.NO_OWN_CODE, BEGINS_NEW),
+    *(checks_seen.MASK_AND_POSITIONS, checks_seen.TEMPLATE_ONCE),
 )
 
 
 def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | None) -> tuple[Check, ...]:
     """All checks of what was seen of a training; where none was seen, they say why."""
-    seen = training_in(evidence.witness)
+    seen = checks_setup.training_in(evidence.witness)
     witness = evidence.witness or Witness()
     if seen is None:
-        holds, why = why_unseen(evidence.witness, "training")
-        needed = [kind for kind in WITNESSED_TRAINING if kind not in (TRAINING_SEEN, PARAMETERS_ON_GPU, RANKS_AGREE)]
+        holds, why = checks_setup.why_unseen(evidence.witness, "training")
+        needed = [
+            kind
+            for kind in WITNESSED_TRAINING
+            if kind not in (TRAINING_SEEN, checks_setup.PARAMETERS_ON_GPU, RANKS_AGREE)
+        ]
         unmeasured = (kind.check(None, say("witness.no_training")) for kind in needed)
         return (TRAINING_SEEN.check(holds, why), *unmeasured, *row_checks(evidence, None, ()))
     return (
         _ended_check(seen),
         _steps_check(evidence, seen),
         _batch_check(evidence, seen.begins, seen.batches),
-        *_ranks_checks(seen, trainings_in(evidence.witness)),
-        *label_checks(seen),
-        model_check(witness, evidence.model_name, (seen.begins,)),
-        quantised_check(evidence.settings.use_4bit, (seen.begins,)),
-        setup_check(evidence, seen),
-        *place_checks((seen.begins,), on_gpu=evidence.card is not None),
+        *_ranks_checks(seen, checks_setup.trainings_in(evidence.witness)),
+        *checks_setup.label_checks(seen),
+        checks_setup.model_check(witness, evidence.model_name, (seen.begins,)),
+        checks_setup.quantised_check(evidence.settings.use_4bit, (seen.begins,)),
+        checks_setup.setup_check(evidence, seen),
+        *checks_setup.place_checks((seen.begins,), on_gpu=evidence.card is not None),
         moved_check(evidence, seen),
         updates_check(seen),
         loss_check(seen),
         _saved_check(evidence, witness, seen, adapter_sha256),
-        *trained_weight_checks(seen.ends, evidence.output_dir, last_save(seen, witness, adapter_sha256)),
+        *checks_seen.trained_weight_checks(
+            seen.ends, evidence.output_dir, checks_setup.last_save(seen, witness, adapter_sha256)
+        ),
         _begins_new_check(evidence, seen),
-        inputs_check(seen.batches),
-        template_check(seen.batches),
+        checks_seen.inputs_check(seen.batches),
+        checks_seen.template_check(seen.batches),
         *row_checks(evidence, seen.begins, seen.batches),
     )
 
 
-def _ended_check(seen: Seen) -> Check:
+def _ended_check(seen: checks_setup.Seen) -> Check:
     begins, ends = seen.begins, seen.ends
     own = "Trainer" if begins.source == "trainer" else say("witness.own_loop")
     who = one_line(begins.trainer, 60) if begins.trainer else own
@@ -317,7 +272,7 @@ def _ended_check(seen: Seen) -> Check:
     return TRAINING_SEEN.check(True, "ended", who=who)
 
 
-def _steps_check(evidence: TrainEvidence, seen: Seen) -> Check:
+def _steps_check(evidence: TrainEvidence, seen: checks_setup.Seen) -> Check:
     """All steps that the Trainer counted on were done, and it counted on as many as its rows are due."""
     begins, ends, settings = seen.begins, seen.ends, evidence.settings
     done = ends.steps if ends and ends.steps is not None else ends.optimizer_steps if ends else None
@@ -367,7 +322,7 @@ def _batch_check(evidence: TrainEvidence, begins: TrainingBegins, batches: Seque
     )
 
 
-def _ranks_checks(seen: Seen, every: Sequence[Seen]) -> tuple[Check, ...]:
+def _ranks_checks(seen: checks_setup.Seen, every: Sequence[checks_setup.Seen]) -> tuple[Check, ...]:
     """Every process ends with the same adapter, as after synchronised gradients, and trains on rows of its own.
 
     Of a single process nothing is asked.
@@ -385,7 +340,7 @@ def _ranks_checks(seen: Seen, every: Sequence[Seen]) -> tuple[Check, ...]:
         # parts of a matrix may lie in different processes
         common = [(own[name], matrices[name]) for name in own if name in matrices and own[name][2] == matrices[name][2]]
         compared += bool(common)
-        apart += any(not is_same(mine, other) for mine, other in common)
+        apart += any(not checks_seen.is_same(mine, other) for mine, other in common)
         fewer = min(len(rows), len(theirs))
         shared += bool(common) and fewer >= LEAST_ROWS and 2 * len(rows & theirs) > fewer
     if not compared:
@@ -397,11 +352,11 @@ def _ranks_checks(seen: Seen, every: Sequence[Seen]) -> tuple[Check, ...]:
     return (RANKS_AGREE.check(True, "agree", processes=compared + 1),)
 
 
-def _rows_of(seen: Seen) -> frozenset[str]:
+def _rows_of(seen: checks_setup.Seen) -> frozenset[str]:
     return frozenset(row for batch in seen.batches for row in batch.row_hashes or ())
 
 
-def _begins_new_check(evidence: TrainEvidence, seen: Seen) -> Check:
+def _begins_new_check(evidence: TrainEvidence, seen: checks_setup.Seen) -> Check:
     """Whether the adapter was made for this training, and not read from a folder before it, nor begun at random.
 
     A new one changes nothing of the base, but for methods that begin elsewhere; one that was trained before does.
@@ -436,7 +391,7 @@ def _short_steps(begins: TrainingBegins, batches: Sequence[Batch]) -> tuple[int,
     return (usual, wanted) if usual <= SHORT_SHARE * wanted else None
 
 
-def _saved_check(evidence: TrainEvidence, witness: Witness, seen: Seen, sha256: str | None) -> Check:
+def _saved_check(evidence: TrainEvidence, witness: Witness, seen: checks_setup.Seen, sha256: str | None) -> Check:
     saves = [save for save in witness.of(ModelSaved) if save.adapter is not False and save.sha256]
     done = seen.ends.steps if seen.ends else None
     if sha256 is None or not saves:
@@ -450,6 +405,6 @@ def _saved_check(evidence: TrainEvidence, witness: Witness, seen: Seen, sha256: 
     if all(save.at < seen.begins.at for save in same):
         return SAVED_AT_END.check(False, "before")
     steps = [save.step for save in same if save.step is not None]
-    if done is None or not steps or any(not save.in_training for save in same if save.at >= end_of(seen)):
+    if done is None or not steps or any(not save.in_training for save in same if save.at >= checks_setup.end_of(seen)):
         return SAVED_AT_END.check(True, "this_attempt")
     return SAVED_AT_END.check(max(steps) >= done, "at_step", step=max(steps), steps=done)

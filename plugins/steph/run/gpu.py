@@ -18,11 +18,10 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from steph.base.messages import Message, say, verbatim
 from steph.base.units import GIB, gib
@@ -35,30 +34,6 @@ class DeviceError(Exception):
     def __init__(self, message: Message, code: int | None = None) -> None:
         super().__init__(message)
         self.code = code
-
-
-class Driver(Protocol):
-    """A driver's answers; sizes are bytes, and each question may raise DeviceError."""
-
-    def devices(self) -> tuple[Device, ...]:
-        """Return all GPUs in the order of the PCI bus, a partitioned one as its partitions."""
-
-    def used_bytes(self, uuid: str) -> int:
-        """Return the used memory of this GPU at this moment, of all processes together."""
-
-    def held_bytes_by_pid(self, uuid: str) -> dict[int, int | None]:
-        """Return what each process that computes on this GPU holds, None where the driver hides the figure.
-
-        As far as the driver shows them: often none in a container.
-        """
-
-    def kept_open(self) -> AbstractContextManager[None]:
-        """Spare the questions asked meanwhile from starting the driver's library anew; raises nothing."""
-
-
-def driver() -> Driver:
-    """Return the driver of this machine's cards."""
-    return NvmlDriver()
 
 
 def has_nvidia_nodes(dev: Path = Path("/dev")) -> bool:
@@ -82,46 +57,49 @@ _ERRORS = {
 }
 
 
-class NvmlDriver:
-    """The driver as NVML shows it: a GPU in MIG mode is its slices, each with a UUID and memory of its own."""
+def devices() -> tuple[Device, ...]:
+    """Return all GPUs in the order of the PCI bus; one in MIG mode is its slices. Raises DeviceError."""
+    with _started() as nvml:
+        found: list[Device] = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+            capability, is_mig, parts = None, False, [gpu]
+            with contextlib.suppress(nvml.NVMLError):
+                capability = "{}.{}".format(*nvml.nvmlDeviceGetCudaComputeCapability(gpu))
+            with contextlib.suppress(nvml.NVMLError):  # every card that knows no MIG
+                is_mig = bool(nvml.nvmlDeviceGetMigMode(gpu)[0])
+            if is_mig:
+                parts = []
+                for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+                    with contextlib.suppress(nvml.NVMLError):  # an empty place
+                        parts.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place))
+            found += [_device(nvml, part, index, capability, is_mig) for part in parts]
+        return tuple(found)
 
-    def devices(self) -> tuple[Device, ...]:
-        """Return all GPUs and slices in NVML's order, which is that of the PCI bus; raises DeviceError."""
-        with _started() as nvml:
-            found: list[Device] = []
-            for index in range(nvml.nvmlDeviceGetCount()):
-                gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-                capability, is_mig, parts = None, False, [gpu]
-                with contextlib.suppress(nvml.NVMLError):
-                    capability = "{}.{}".format(*nvml.nvmlDeviceGetCudaComputeCapability(gpu))
-                with contextlib.suppress(nvml.NVMLError):  # every card that knows no MIG
-                    is_mig = bool(nvml.nvmlDeviceGetMigMode(gpu)[0])
-                if is_mig:
-                    parts = []
-                    for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-                        with contextlib.suppress(nvml.NVMLError):  # an empty place
-                            parts.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place))
-                found += [_device(nvml, part, index, capability, is_mig) for part in parts]
-            return tuple(found)
 
-    def used_bytes(self, uuid: str) -> int:
-        """Return the used memory of this GPU or slice, of all processes together; raises DeviceError."""
-        with _started() as nvml:
-            return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(uuid)).used)
+def used_bytes(uuid: str) -> int:
+    """Return the used memory of this GPU or slice, of all processes together; raises DeviceError."""
+    with _started() as nvml:
+        return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(uuid)).used)
 
-    def held_bytes_by_pid(self, uuid: str) -> dict[int, int | None]:
-        """Return what each process holds, None where the driver hides it (as on WSL2); raises DeviceError."""
-        with _started() as nvml:
-            running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
-            return {int(process.pid): process.usedGpuMemory for process in running}
 
-    @contextlib.contextmanager
-    def kept_open(self) -> Iterator[None]:
-        """NVML counts its users: while this one stays, no question starts it. If it fails, the question says so."""
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(DeviceError):
-                stack.enter_context(_started())
-            yield
+def held_bytes_by_pid(uuid: str) -> dict[int, int | None]:
+    """Return what each process that computes there holds, None where the driver hides it (as on WSL2).
+
+    As far as the driver shows them: often none in a container. Raises DeviceError.
+    """
+    with _started() as nvml:
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
+        return {int(process.pid): process.usedGpuMemory for process in running}
+
+
+@contextlib.contextmanager
+def kept_open() -> Iterator[None]:
+    """Spare questions from starting NVML anew: it counts its users. If it fails here, the questions say so."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(DeviceError):
+            stack.enter_context(_started())
+        yield
 
 
 @contextlib.contextmanager
@@ -171,12 +149,12 @@ ALLOC_CONF = ("PYTORCH_ALLOC_CONF", OLD_ALLOC_CONF)
 _FRACTION_KEY = "per_process_memory_fraction"
 
 
-def visible_devices(environ: Mapping[str, str], cards: Driver | None = None) -> tuple[Device, ...]:
+def visible_devices(environ: Mapping[str, str]) -> tuple[Device, ...]:
     """Return the GPUs that a CUDA program started with this environment would see, `cuda:0` first; raises DeviceError.
 
     See `visible_among` for how the choice is made.
     """
-    return visible_among(environ.get("CUDA_VISIBLE_DEVICES"), (cards or driver()).devices())
+    return visible_among(environ.get("CUDA_VISIBLE_DEVICES"), devices())
 
 
 def visible_among(value: str | None, devices: tuple[Device, ...]) -> tuple[Device, ...]:

@@ -26,8 +26,8 @@ from steph.base.terms import EndedBy
 from steph.base.units import highest
 from steph.contract.lines import is_metrics
 from steph.record.values import DevicePeak, Probe
-from steph.run import output, processes
-from steph.run.gpu import DeviceError, Driver, driver
+from steph.run import gpu, output, processes
+from steph.run.gpu import DeviceError
 from steph.run.processes import Child, ProcessTree
 
 NAME = "vram.txt"  # one `unix_seconds used_bytes` line a sample
@@ -43,9 +43,8 @@ class _Device:
     is without it, as far as the driver shows what each process holds.
     """
 
-    def __init__(self, uuid: str, cards: Driver) -> None:
+    def __init__(self, uuid: str) -> None:
         self.uuid = uuid
-        self._cards = cards
         self._others = {pid: held for pid, held in (self._held() or {}).items() if held is not None}
         self.before = self.now = self.peak = self.own_peak = self._read()
 
@@ -82,13 +81,13 @@ class _Device:
 
     def _held(self) -> dict[int, int | None] | None:
         try:
-            return self._cards.held_bytes_by_pid(self.uuid)
+            return gpu.held_bytes_by_pid(self.uuid)
         except DeviceError:
             return None
 
     def _read(self) -> int | None:
         try:
-            return self._cards.used_bytes(self.uuid)
+            return gpu.used_bytes(self.uuid)
         except DeviceError:
             return None
 
@@ -96,11 +95,10 @@ class _Device:
 class MemoryWatch:
     """Used memory of some devices over the time of a child; `stack` keeps the driver open as long as it is itself."""
 
-    def __init__(self, uuids: Sequence[str], cards: Driver | None, stack: contextlib.ExitStack) -> None:
-        cards = cards or driver()
+    def __init__(self, uuids: Sequence[str], stack: contextlib.ExitStack) -> None:
         if uuids:
-            stack.enter_context(cards.kept_open())
-        self._devices = [_Device(uuid, cards) for uuid in uuids]
+            stack.enter_context(gpu.kept_open())
+        self._devices = [_Device(uuid) for uuid in uuids]
         self.samples: list[tuple[float, int]] = []
 
     @property
@@ -142,7 +140,7 @@ class MemoryWatch:
             time.sleep(_RETURN_POLL_SECONDS)
 
 
-def is_back(peaks: Iterable[DevicePeak], cards: Driver | None = None) -> bool | None:
+def is_back(peaks: Iterable[DevicePeak]) -> bool | None:
     """Whether these devices' use is now what it was before the child that left these peaks, within the slack.
 
     None where a device can't be read or its use was not seen then.
@@ -155,7 +153,7 @@ def is_back(peaks: Iterable[DevicePeak], cards: Driver | None = None) -> bool | 
         if before is None:  # in older records, where nothing else was left out of the attempt's own
             before = peak.peak_device_bytes - peak.peak_own_bytes
         try:
-            answers.append((cards or driver()).used_bytes(peak.uuid) <= before + SLACK_BYTES)
+            answers.append(gpu.used_bytes(peak.uuid) <= before + SLACK_BYTES)
         except DeviceError:
             return None
     return all(answers) if answers else None
@@ -260,9 +258,7 @@ class RunnerError(Exception):
     """A child can't be run from here; the message is one line."""
 
 
-def run_child(
-    spec: ChildSpec, *, on_poll: Callable[[Progress], None] | None = None, cards: Driver | None = None
-) -> ChildOutcome:
+def run_child(spec: ChildSpec, *, on_poll: Callable[[Progress], None] | None = None) -> ChildOutcome:
     """Run one child to its end, and leave no process of it behind.
 
     Any exception that arrives meanwhile (Ctrl-C, a timeout, one from `on_poll`) ends the whole tree and then goes on.
@@ -280,7 +276,7 @@ def run_child(
     with contextlib.ExitStack() as stack:
         stack.callback(processes.set_subreaper, processes.is_subreaper())
         processes.set_subreaper(True)
-        memory = MemoryWatch(spec.device_uuids, cards, stack)
+        memory = MemoryWatch(spec.device_uuids, stack)
         asked = (os.getpid(), folder.resolve(), spec.cwd, spec.grace_seconds, *spec.argv)
         with (folder / "supervisor.log").open("wb") as log:
             supervisor = Child[bytes](
