@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ from steph.contract.options import Options
 from steph.contract.settings import Profile, builtin_profiles, load_profile
 from steph.doctor import reading
 from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
-from steph.doctor.reading import NOT_STARTED, SCRIPT, Question, begun_checkup, read_checkup
+from steph.doctor.reading import NOT_STARTED, SCRIPT, Question, read_checkup
 from steph.run.gpu import gpu_lock, lock_folder
 
 WRONG_SCRIPT = """
@@ -97,8 +98,11 @@ def test_questions_are_asked_at_the_same_time() -> None:
 def run_checkup(python: str, *words: str, deadline_seconds: float = 250, **environment: str) -> Checkup:
     """The checkup of a Python, on the CPU."""
     words = ("--device", "cpu", *words)
-    with begun_checkup(python, words, {**os.environ, **environment}, deadline_seconds, deadline_seconds) as found:
-        return found()
+    own = {**os.environ, **environment}
+    run = partial(reading.run_checkup, python, words, own, deadline_seconds, deadline_seconds)
+    found = Question(run, 250).answer()
+    assert isinstance(found, Checkup)
+    return found
 
 
 def shell_script(folder: Path, text: str) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 import pytest
 from steph.base.messages import NOTHING
-from steph.doctor.reading import begun_checkup
 from steph.record.values import ModelChoice
 from steph.run import model_files
 from steph.run.hub import Hub, _fetch
@@ -35,11 +34,6 @@ def _download(program: Path, folder: Path) -> None:
     model = ModelChoice(name="a/b", source="hub", revision="0" * 40, reason=NOTHING, download_bytes=1)
     sys.executable = str(program)
     _fetch(hub, model, ("config.json",), time.monotonic() + 900, 900, lambda done, due: None)
-
-
-def _doctor(program: Path, folder: Path) -> None:
-    with begun_checkup(str(program), (), {}, 900, 900) as found:
-        found()
 
 
 def _count(program: Path, folder: Path) -> None:
@@ -90,7 +84,7 @@ def interrupted(
     [("_wait", _holds_its_lock), ("_execute_child", _has_a_process)],
     ids=["in a wait", "at the start"],
 )
-@pytest.mark.parametrize("waits", [_supervised, _download, _doctor, _count, _git])
+@pytest.mark.parametrize("waits", [_supervised, _download, _count, _git])
 @pytest.mark.timeout(60)  # it would wait for ever
 def test_an_interrupt_leaves_no_process(
     waits: Callable[[Path, Path], None],

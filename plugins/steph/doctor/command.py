@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import NoReturn, TypeVar
 
 import pytest
@@ -31,7 +32,7 @@ from steph.doctor.facts import (
     Unread,
     needs_of,
 )
-from steph.doctor.reading import Question, begun_checkup
+from steph.doctor.reading import Question
 from steph.pytest_options import join_environment, join_values, options_and_profile
 from steph.record.settings import Device
 from steph.run.inputs import InputError
@@ -39,6 +40,7 @@ from steph.run.inputs import InputError
 LOCAL_SECONDS = 20.0  # the first NVML call on a machine with many cards and no persistence mode takes ten
 MODEL_SECONDS = 20.0
 CHECKUP_SECONDS = 90.0  # importing torch with CUDA from a cold disk takes a minute
+REAP_SECONDS = 5.0  # beyond that, for ending it
 FIRST_SECONDS = 20.0  # until an interpreter says its version, which takes it a tenth of a second
 
 Known = TypeVar("Known")
@@ -83,7 +85,8 @@ def examine(
         yield _judged(checks.DISK_OUTPUT, lambda known: checks.check_disk_output(known[1:], needs), places)
         if isinstance(root, RootFacts) and root.python is not None:
             waits_for(phrase("doctor.waits.python", python=root.python, seconds=CHECKUP_SECONDS))
-        found = checkup()
+        answer = checkup.answer() if checkup else None
+        found = Checkup(returncode=None) if isinstance(answer, Unread) else answer
         yield _judged(checks.PYTHON, lambda known: checks.check_python(known, found), root)
         yield checks.check_locale(host, found.python.output_encoding if found and found.python else None)
         if found is None or found.python is None:
@@ -99,10 +102,10 @@ def examine(
 
 def _begun(
     stack: ExitStack, root: RootFacts | Unread, profile: Profile, device: Device | None, *, is_quick: bool
-) -> Callable[[], Checkup | None]:
-    """Start the checkup in the pipeline's Python; the function waits for it, None where there is no such Python."""
+) -> Question[Checkup] | None:
+    """Start the checkup in the pipeline's Python; None where there is no such Python."""
     if isinstance(root, Unread) or root.python is None:
-        return lambda: None
+        return None
     is_gpu = profile.machine.device == "gpu"
     words = ["--device", "cuda" if is_gpu else "cpu", "--compute-dtype", profile.train.bnb_4bit_compute_dtype]
     words += ["--quant-type", profile.train.bnb_4bit_quant_type]
@@ -111,7 +114,10 @@ def _begun(
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     if device is not None or not is_gpu:
         environment["CUDA_VISIBLE_DEVICES"] = device.uuid if device else ""
-    return stack.enter_context(begun_checkup(root.python, words, environment, CHECKUP_SECONDS, FIRST_SECONDS))
+    run = partial(reading.run_checkup, root.python, words, environment, CHECKUP_SECONDS, FIRST_SECONDS)
+    question = Question(run, CHECKUP_SECONDS + REAP_SECONDS)
+    stack.callback(question.end)
+    return question
 
 
 def _judged(kind: DoctorCheck, check: Callable[[Known], Line], facts: Known | Unread) -> Line:

@@ -14,13 +14,13 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import psutil
 from pydantic import ValidationError
@@ -54,7 +54,7 @@ from steph.run.processes import Child, set_parent_death_signal
 Answer = TypeVar("Answer")
 
 _CHUNK_BYTES = 1 << 16
-_REAP_SECONDS, _CHECKUP_REAP_SECONDS = 0.5, 2.0
+_REAP_SECONDS = 0.5
 _SAID_WORDS = 40
 SCRIPT = Path(__file__).parents[1] / "child" / "checkup.py"
 NOT_STARTED = 126  # a shell's exit status for a program that can't be run
@@ -80,9 +80,11 @@ class Question(Generic[Answer]):
     def __init__(self, ask: Callable[[], Answer], deadline_seconds: float) -> None:
         self._deadline_seconds = deadline_seconds
         self._ends_at = time.monotonic() + deadline_seconds
+        self._has_ended = False
         self._pipe, writing = os.pipe()
         with signals_held() as mask:
             self._pid = os.fork()
+            os.setpgid(self._pid, self._pid)  # so that what it starts ends with it
             if self._pid == 0:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 _answer(ask, writing)
@@ -104,8 +106,14 @@ class Question(Generic[Answer]):
                 return found
             return Unread(phrase("doctor.unread.late", seconds=self._deadline_seconds))
         finally:
+            self.end()
+
+    def end(self) -> None:
+        """End the process that was asked and what it started; said again it changes nothing."""
+        if not self._has_ended:
+            self._has_ended = True
             os.close(self._pipe)
-            os.kill(self._pid, signal.SIGKILL)
+            os.killpg(self._pid, signal.SIGKILL)
             end = time.monotonic() + _REAP_SECONDS
             while os.waitpid(self._pid, os.WNOHANG) == (0, 0) and time.monotonic() < end:
                 time.sleep(0.01)
@@ -129,49 +137,36 @@ def _answer(ask: Callable[[], object], writing: int) -> NoReturn:
         os._exit(0)
 
 
-@contextmanager
-def begun_checkup(
+def run_checkup(
     python: str, words: Sequence[str], environment: Mapping[str, str], deadline_seconds: float, first_seconds: float
-) -> Iterator[Callable[[], Checkup]]:
-    """Start the script; the function waits for what it found. Leaves no process behind.
+) -> Checkup:
+    """Run the script to its end or its deadline, and give what it found until then; a Question's to ask.
 
     `first_seconds`: how long the interpreter may take until it says anything at all.
     """
-    started = time.monotonic()
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, ExitStack() as stack:
+    try:
+        process = Child[bytes](
+            [python, str(SCRIPT), *words],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=partial(set_parent_death_signal, signal.SIGKILL),
+        )
+    except OSError as error:
+        return Checkup(returncode=NOT_STARTED, said=str(error.strerror))
+    output, errors = b"", b""
+    for seconds in (first_seconds, deadline_seconds - first_seconds):
         try:
-            with signals_held() as mask:
-
-                def in_child() -> None:  # a doctor that is killed leaves none behind
-                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-                    set_parent_death_signal(signal.SIGKILL)
-
-                process = Child[bytes](
-                    [python, str(SCRIPT), *words],
-                    env=dict(environment),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=errors,
-                    start_new_session=True,
-                    preexec_fn=in_child,
-                )
-                stack.callback(_end, process)
-        except OSError as error:
-            failed = Checkup(returncode=NOT_STARTED, said=str(error.strerror))
-            yield lambda: failed
-            return
-
-        def found() -> Checkup:
-            returncode = None
-            for until in (started + first_seconds, started + deadline_seconds):
-                with suppress(subprocess.TimeoutExpired):
-                    returncode = process.wait(max(0.0, until - time.monotonic()))
-                if returncode is not None or os.fstat(output.fileno()).st_size == 0:
-                    break
-            _end(process)
-            return read_checkup(_text(output), _text(errors), returncode)
-
-        yield found
+            output, errors = process.communicate(timeout=seconds)
+            break
+        except subprocess.TimeoutExpired as late:
+            output, errors = late.output or b"", late.stderr or b""
+            if not output:
+                break
+    returncode = process.poll()
+    process.kill()
+    return read_checkup(output.decode(errors="replace"), errors.decode(errors="replace"), returncode)
 
 
 def read_checkup(output: str, errors: str, returncode: int | None) -> Checkup:
@@ -189,19 +184,6 @@ def read_checkup(output: str, errors: str, returncode: int | None) -> Checkup:
         return Checkup(
             returncode=returncode, said=phrase("doctor.python.printed", script=SCRIPT.name, error=str(error))
         )
-
-
-def _end(process: Child[bytes]) -> None:
-    """End it and what it started."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):  # hangs in the driver: nothing more can be done
-        process.wait(_CHECKUP_REAP_SECONDS)
-
-
-def _text(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")
 
 
 HUB_SECONDS = 5.0  # for one question; an answer takes well under one
