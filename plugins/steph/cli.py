@@ -207,7 +207,7 @@ def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> i
     rows = comparing.machines(found, threshold)
     said = comparing.machines_markdown if as_markdown else comparing.machines_text
     typer.echo(said(rows, threshold), nl=False)
-    return comparing.machines_status(rows)
+    return int(any(row.outliers or not row.is_green for row in rows))
 
 
 @app.command()

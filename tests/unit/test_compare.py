@@ -115,10 +115,10 @@ def test_the_listing_is_newest_first_and_never_calls_a_rehearsal_passed() -> Non
     """One row a record, in time's order, rehearsals with words of their own."""
     rows = listing_rows((sample(), 1536) for sample in factory.ALL_SAMPLES)
     assert len(rows) == len(factory.ALL_SAMPLES)
-    assert [row.id for row in rows] == sorted((row.id for row in rows), reverse=True)
-    rehearsed = next(row for row in rows if row.kind == "予行")
-    assert "合格" not in rehearsed.overall
-    assert {row.size for row in rows} == {"1.5 KiB"}
+    assert [row["record"] for row in rows] == sorted((row["record"] for row in rows), reverse=True)
+    rehearsed = next(row for row in rows if row["list.kind"] == "予行")
+    assert "合格" not in rehearsed["list.overall"]
+    assert {row["list.size"] for row in rows} == {"1.5 KiB"}
     assert "記録はまだありません" in listing_text(())
 
 

@@ -99,12 +99,13 @@ def test_a_record_that_can_not_be_read_is_said_and_the_rest_is_compared(tmp_path
     assert "none of its records can be read" in alone.stderr
 
 
-def test_a_red_machine_is_named_and_gives_status_1() -> None:
+def test_a_red_machine_is_named_and_gives_status_1(tmp_path: Path) -> None:
     """Whatever its speed."""
-    found = compare.machines([(PurePath("a/runs/x"), on(0)), (PurePath("b/runs/y"), factory.blocked())], 0.1)
-    assert compare.machines_status(found) == 1
-    with speaking("en"):
-        assert "Not passed: b." in compare.machines_text(found, 0.1)
+    keep(tmp_path / "a", on(0))
+    keep(tmp_path / "b", factory.blocked())
+    ended = steph("compare", tmp_path, "--language", "en")
+    assert ended.exit_code == 1
+    assert "Not passed: b." in ended.output
 
 
 def test_settings_are_what_h2_ended_on() -> None:

@@ -55,11 +55,11 @@ def test_everybody_asks_the_record_for_it() -> None:
     """The list and the memory model speak of the same model."""
     record = _record(H1=LARGE, H2=SMALL)
     (row,) = compare.listing_rows([(record, 0)])
-    assert row.model == SMALL.partition("/")[2]
+    assert row["list.model"] == SMALL.partition("/")[2]
     assert calibration_of(record).shape == BUILT_IN[SMALL]
     assert _record(H3=LARGE).stages[StageId.H3].model is not None
     (row,) = compare.listing_rows([(_record(H3=LARGE), 0)])
-    assert row.model != LARGE.partition("/")[2]
+    assert row["list.model"] != LARGE.partition("/")[2]
 
 
 def test_a_cap_above_what_others_left_makes_no_room() -> None:

@@ -290,7 +290,14 @@ def read_header(path: Path) -> tuple[Tensor, ...]:
     except OSError as error:
         raise UnreadableError(say("unreadable.refused", error=error.strerror)) from error
     tensors = tuple(sorted(_entries(raw, 8 + length), key=lambda t: (t.begin, t.end)))
-    _check_layout(tensors, 8 + length, size_bytes)
+    data_begin = 8 + length
+    ends = [data_begin, *(tensor.end for tensor in tensors)]
+    begins = [*(tensor.begin for tensor in tensors), size_bytes]
+    for end, begin in zip(ends, begins, strict=True):
+        if end != begin:
+            if size_bytes < (due_bytes := max(ends)):
+                raise UnreadableError(say("unreadable.cut", bytes=size_bytes, due=due_bytes))
+            raise UnreadableError(say("unreadable.holes", byte=end, bytes=size_bytes))
     return tensors
 
 
@@ -357,16 +364,6 @@ def _entry(name: str, entry: object, data_begin: int) -> Tensor:
                 raise UnreadableError(say("unreadable.tensor_length", tensor=name[:80]))
             return Tensor(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
     raise UnreadableError(say("unreadable.tensor_entry", tensor=name[:80]))
-
-
-def _check_layout(tensors: tuple[Tensor, ...], data_begin: int, size_bytes: int) -> None:
-    ends = [data_begin, *(tensor.end for tensor in tensors)]
-    begins = [*(tensor.begin for tensor in tensors), size_bytes]
-    for end, begin in zip(ends, begins, strict=True):
-        if end != begin:
-            if size_bytes < (due_bytes := max(ends)):
-                raise UnreadableError(say("unreadable.cut", bytes=size_bytes, due=due_bytes))
-            raise UnreadableError(say("unreadable.holes", byte=end, bytes=size_bytes))
 
 
 def _scan_one(file: BinaryIO, tensor: Tensor) -> Scan:

@@ -90,7 +90,30 @@ def prepare(options: Options, profile: Profile, stages: Sequence[AnyStage]) -> S
             memory_fraction_for_cap(cap_bytes, total_bytes)
         except ValueError as error:
             raise InputError(say("input.cap_too_small", error=error)) from error
-    context = _context(options, profile, description, devices, device_error)
+    root, reasons = options.pipeline_root, list[Message]()
+    if profile.machine.device == "cpu":
+        reasons.append(say("rehearsal.cpu"))
+    if profile.uses_twin(options):
+        reasons.append(say("rehearsal.twin"))
+    if options.vram_cap_bytes is not None:
+        reasons.append(say("rehearsal.cap", cap=gib(options.vram_cap_bytes)))
+    of_training = description.model_dump_json(exclude={"evaluate", "index"})
+    context = Context(
+        kind=RecordKind.REHEARSAL if reasons else RecordKind.ACCEPTANCE,
+        profile=profile.name,
+        profile_sha256=profile.sha256,
+        pipeline_root=str(root),
+        pipeline_python=pipeline_python(options, root),
+        pipeline_git=git_state(root),
+        suite_git=git_state(Path(__file__).resolve().parent),
+        trainer=description.trainer or TrainerName.UNDESCRIBED,
+        described_sha256=hashlib.sha256(of_training.encode()).hexdigest(),
+        environment=environment(devices, device_error),
+        vram_cap_bytes=options.vram_cap_bytes,
+        twin=profile.uses_twin(options),
+        rehearsal_reasons=tuple(reasons),
+        production=profile.production,
+    )
     device = context.environment.device
     return Setup(options, profile, description, context.pipeline_python, device, found.dataset, context)
 
@@ -309,39 +332,6 @@ def _require_section(root: Path, section: Train | Evaluate, script: str, options
     values = {"python": python, "bin": str(Path(python).parent), "root": str(root), "launch": python}
     for command in (*section.before, section.command or (), *section.after):
         inputs.require_program(root / section.cwd, filled(command[0], values), name)
-
-
-def _context(
-    options: Options,
-    profile: Profile,
-    description: Description,
-    devices: Sequence[Device],
-    device_error: Message | None,
-) -> Context:
-    root, reasons = options.pipeline_root, list[Message]()
-    if profile.machine.device == "cpu":
-        reasons.append(say("rehearsal.cpu"))
-    if profile.uses_twin(options):
-        reasons.append(say("rehearsal.twin"))
-    if options.vram_cap_bytes is not None:
-        reasons.append(say("rehearsal.cap", cap=gib(options.vram_cap_bytes)))
-    of_training = description.model_dump_json(exclude={"evaluate", "index"})
-    return Context(
-        kind=RecordKind.REHEARSAL if reasons else RecordKind.ACCEPTANCE,
-        profile=profile.name,
-        profile_sha256=profile.sha256,
-        pipeline_root=str(root),
-        pipeline_python=pipeline_python(options, root),
-        pipeline_git=git_state(root),
-        suite_git=git_state(Path(__file__).resolve().parent),
-        trainer=description.trainer or TrainerName.UNDESCRIBED,
-        described_sha256=hashlib.sha256(of_training.encode()).hexdigest(),
-        environment=environment(devices, device_error),
-        vram_cap_bytes=options.vram_cap_bytes,
-        twin=profile.uses_twin(options),
-        rehearsal_reasons=tuple(reasons),
-        production=profile.production,
-    )
 
 
 HEARTBEAT_SECONDS = 30.0

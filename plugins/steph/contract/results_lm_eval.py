@@ -127,7 +127,9 @@ def _row(raw: Mapping[str, Any], task: str, metric: str, config: object, form: R
     scored = raw.get(name)
     score = float(scored) if isinstance(scored, int | float) and math.isfinite(scored) else None
     prompt, continuations = _asked(raw.get("arguments"))
-    answers, target = raw.get("filtered_resps"), _first(raw.get("target"))
+    value = raw.get("target")
+    found = value[0] if isinstance(value, list) and value else value
+    answers, target = raw.get("filtered_resps"), "" if found is None else str(found)
     likelihoods = _likelihoods(answers)
     texts = [one for one in answers or () if isinstance(one, str)]
     predicted = expected = ""
@@ -191,8 +193,3 @@ def _response(raw: Mapping[str, Any], texts: Sequence[str]) -> str:
     first = resps[0] if isinstance(resps, list) and resps else None
     inner = first[0] if isinstance(first, list) and first else first
     return inner if isinstance(inner, str) else next(iter(texts), "")
-
-
-def _first(value: object) -> str:
-    found = value[0] if isinstance(value, list) and value else value
-    return "" if found is None else str(found)

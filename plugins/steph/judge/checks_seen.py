@@ -169,7 +169,9 @@ def trained_weight_checks(ends: TrainingEnds | None, folder: Path, save: ModelSa
         return SAVED_AS_TRAINED.check(None, "from_base"), *base_and_code
     message, holds = _compared(file, seen)
     if not holds and at_save and is_mean(at_save, seen) and _compared(file, at_save)[1]:
-        kept = _share_of(at_save, seen)
+        # the size of a mean's B matrices, which begin at zero, over that of the training's last ones
+        shares = [at_save[name][0] / value[0] for name, value in seen.items() if name.endswith("B") and value[0]]
+        kept = median(shares) if shares else 1.0
         return SAVED_AS_TRAINED.check(kept >= LEAST_MEAN, "mean", severity=WARN, percent=100 * kept), *base_and_code
     return SAVED_AS_TRAINED.check(holds, message), *base_and_code
 
@@ -205,12 +207,6 @@ def is_mean(saved: Matrices | None, ended: Matrices | None) -> bool:
         return False
     factors = [a[n] / b[n] for a, b in pairs for n in (0, 1) if b[n]]
     return any(value[0] for value in saved.values()) and max(factors) - min(factors) > ALIKE
-
-
-def _share_of(mean: Matrices, ended: Matrices) -> float:
-    """The size of a mean's B matrices, which begin at zero, over that of the training's last ones, in the median."""
-    shares = [mean[name][0] / value[0] for name, value in ended.items() if name.endswith("B") and value[0]]
-    return median(shares) if shares else 1.0
 
 
 def _compared(file: Matrices, seen: Matrices) -> tuple[Message, bool]:

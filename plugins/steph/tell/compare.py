@@ -319,16 +319,6 @@ def _outliers(machine: Machine, rows: Sequence[Machine], threshold_ratio: float)
     return tuple(found)
 
 
-def machines_status(rows: Sequence[Machine]) -> int:
-    """1 where a machine did not pass, or is an outlier; else 0."""
-    return int(any(row.outliers or not row.is_green for row in rows))
-
-
-def _machines_header() -> tuple[str, ...]:
-    names = ("machine", "card", "result", "settings", "speed", "peak", "outlier")
-    return tuple(text(f"machines.column.{name}") for name in names)
-
-
 def _cells(row: Machine) -> tuple[str, ...]:
     card = row.record.context.environment.device
     return (
@@ -351,89 +341,70 @@ def _machines_conclusion(rows: Sequence[Machine], threshold_ratio: float) -> str
     return phrase("machines.conclusion", failed=failed, outliers=outliers, rule=rule)
 
 
+def _machine_titles() -> list[str]:
+    names = ("machine", "card", "result", "settings", "speed", "peak", "outlier")
+    return [text(f"machines.column.{name}") for name in names]
+
+
 def machines_text(rows: Sequence[Machine], threshold_ratio: float) -> str:
     """Give the rows for a terminal, with what they come to and the rule."""
-    lines = columns(_machines_header(), [_cells(row) for row in rows])
+    lines = columns(_machine_titles(), [_cells(row) for row in rows])
     return "\n".join([*lines, "", _machines_conclusion(rows, threshold_ratio)]) + "\n"
 
 
 def machines_markdown(rows: Sequence[Machine], threshold_ratio: float) -> str:
     """Give the rows as Markdown."""
-    made = table(_machines_header(), [_cells(row) for row in rows], align="llllrrl")
+    made = table(_machine_titles(), [_cells(row) for row in rows], align="llllrrl")
     title = Markdown(f"# {text('machines.title')}")
     return joined((title, Markdown(f"**{inline(_machines_conclusion(rows, threshold_ratio))}**"), made)) + "\n"
 
 
-@dataclass(frozen=True)
-class ListRow:
-    """One record in a listing, every field in words."""
-
-    id: str
-    kind: str
-    started_at: str
-    overall: str
-    verdicts: tuple[str, ...]  # of H-1, H-2, H-3
-    model: str
-    card: str
-    settings: str
-    size: str
+# a listing's columns by the ids of their titles; of a record that can't be read most are empty
+_LISTED = ("record", "list.kind", "started", "list.overall", *StageId)
+_LISTED += ("list.model", "list.card", "list.settings", "list.size")
 
 
-def listing_rows(records: Iterable[tuple[Record, int]]) -> tuple[ListRow, ...]:
-    """Give a row for each record with the bytes of its folder, newest first."""
+def listing_rows(records: Iterable[tuple[Record, int]]) -> list[dict[str, str]]:
+    """Give a row for each record with the bytes of its folder, newest first, every field in words."""
     began = [(record.sessions[0].started_at if record.sessions else "", record, size) for record, size in records]
     newest_first = sorted(began, key=lambda each: (each[0], each[1].id), reverse=True)
-    return tuple(_row(record, started_at, size_bytes) for started_at, record, size_bytes in newest_first)
+    return [_row(record, started_at, size_bytes) for started_at, record, size_bytes in newest_first]
 
 
-def damaged_rows(folders: Iterable[tuple[str, int]]) -> tuple[ListRow, ...]:
+def damaged_rows(folders: Iterable[tuple[str, int]]) -> list[dict[str, str]]:
     """Give a row for each record that can't be read, by its name with the bytes of its folder, newest first."""
-    nothing, damaged = units.MISSING, text("report.list.damaged")
-    return tuple(
-        ListRow(name, nothing, nothing, damaged, (nothing,) * 3, nothing, nothing, nothing, units.size_words(size))
+    damaged = text("report.list.damaged")
+    return [
+        {"record": name, "list.overall": damaged, "list.size": units.size_words(size)}
         for name, size in sorted(folders, reverse=True)
-    )
+    ]
 
 
-def _row(record: Record, started_at: str, size_bytes: int) -> ListRow:
+def _row(record: Record, started_at: str, size_bytes: int) -> dict[str, str]:
     is_rehearsal = record.context.kind is RecordKind.REHEARSAL
     state = verdict.overall(record)
     rehearsed = f"report.rehearsal_overall.{state}"
     choice, card = record.model, record.context.environment.device
     h2 = record.stages.get(StageId.H2)
-    return ListRow(
-        id=record.id,
-        kind=text("report.list.rehearsal" if is_rehearsal else "report.list.acceptance"),
-        started_at=units.moment(started_at),
-        overall=text(rehearsed if is_rehearsal and has_message(rehearsed) else f"report.overall.{state}"),
-        verdicts=tuple(
-            text("report.running") if verdict.in_flight(record, stage) else wording.verdict_code(record, stage)
+    return {
+        "record": record.id,
+        "list.kind": text("report.list.rehearsal" if is_rehearsal else "report.list.acceptance"),
+        "started": units.moment(started_at),
+        "list.overall": text(rehearsed if is_rehearsal and has_message(rehearsed) else f"report.overall.{state}"),
+        **{
+            stage: text("report.running") if verdict.in_flight(record, stage) else wording.verdict_code(record, stage)
             for stage in StageId
-        ),
-        model=choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else units.MISSING,
-        card=card.name if card else text("report.no_gpu"),
-        settings=str(h2.last_attempt.label) if h2 and h2.last_attempt else units.MISSING,
-        size=units.size_words(size_bytes),
-    )
+        },
+        "list.model": choice.name.rstrip("/").rsplit("/", 1)[-1] if choice else MISSING,
+        "list.card": card.name if card else text("report.no_gpu"),
+        "list.settings": str(h2.last_attempt.label) if h2 and h2.last_attempt else MISSING,
+        "list.size": units.size_words(size_bytes),
+    }
 
 
-def listing_text(listed: Sequence[ListRow]) -> str:
+def listing_text(rows: Sequence[dict[str, str]]) -> str:
     """Give the rows for a terminal, or one line where there are none."""
-    if not listed:
+    if not rows:
         return text("report.list.none") + "\n"
-    header = (
-        text("report.record"),
-        text("report.list.kind"),
-        text("report.started"),
-        text("report.list.overall"),
-        *StageId,
-        text("report.list.model"),
-        text("report.list.card"),
-        text("report.list.settings"),
-        text("report.list.size"),
-    )
-    cells = [
-        (row.id, row.kind, row.started_at, row.overall, *row.verdicts, row.model, row.card, row.settings, row.size)
-        for row in listed
-    ]
-    return "\n".join(columns(header, cells)) + "\n"
+    header = [name if isinstance(name, StageId) else text(f"report.{name}") for name in _LISTED]
+    return "\n".join(columns(header, [[row.get(name, MISSING) for name in _LISTED] for row in rows])) + "\n"

@@ -108,6 +108,13 @@ def summary_of(record: Record, outlook: Outlook | None, *, report: Path, folder:
         return os.fsencode(path).decode("utf-8", "replace")
 
     first, last = (record.sessions[0], record.sessions[-1]) if record.sessions else (None, None)
+    target = record.context.production
+    try:
+        is_ready = not blockers(record)
+    except Exception:  # the report says in that part why it can't be computed
+        is_ready = False
+    predicted = outlook.prediction if outlook and is_ready else None
+    why = outlook.unpredicted if outlook and predicted is None else None
     return Summary(
         record=record.id,
         kind=record.context.kind,
@@ -118,29 +125,18 @@ def summary_of(record: Record, outlook: Outlook | None, *, report: Path, folder:
         ended_at=last.ended_at if last else None,
         exit_status=last.exit_status if last else None,
         stages={stage: _stage(record, stage) for stage in (*StageId, *record.extended)},
-        production=_production(record, outlook),
+        production=Production(
+            model=target.model,
+            card=target.card,
+            ready=is_ready and record.context.kind is RecordKind.ACCEPTANCE,
+            predicted=predicted,
+            unpredicted_reason=_explanation(why) if why else None,
+        ),
         paths=Paths(
             report=spelled(report.absolute()),
             record=spelled(folder.absolute()),
             pipeline_root=record.context.pipeline_root,
         ),
-    )
-
-
-def _production(record: Record, outlook: Outlook | None) -> Production:
-    target = record.context.production
-    try:
-        is_ready = not blockers(record)
-    except Exception:  # the report says in that part why it can't be computed
-        is_ready = False
-    predicted = outlook.prediction if outlook and is_ready else None
-    why = outlook.unpredicted if outlook and predicted is None else None
-    return Production(
-        model=target.model,
-        card=target.card,
-        ready=is_ready and record.context.kind is RecordKind.ACCEPTANCE,
-        predicted=predicted,
-        unpredicted_reason=_explanation(why) if why else None,
     )
 
 

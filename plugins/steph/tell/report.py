@@ -191,14 +191,8 @@ def history_rows(record: Record, history: Sequence[Record], old_rows: Sequence[s
 
 
 def _table_of(lines: Sequence[str]) -> Markdown:
-    header = (
-        text("report.started"),
-        text("report.record"),
-        text("report.stages.verdict"),
-        text("report.stages.time"),
-        text("report.history.exit"),
-        text("report.history.command"),
-    )
+    names = ("started", "record", "stages.verdict", "stages.time", "history.exit", "history.command")
+    header = [text(f"report.{name}") for name in names]
     return Markdown("\n".join([table(header, (), align="lllrrl"), *lines]))
 
 

@@ -75,7 +75,10 @@ class _Finder:
         """The spec of a module that has hooks, such that they are set; None for all others."""
         if name not in HOOKS and name not in ENGINES:
             return None
-        _set_up(self.folder)
+        try:
+            import_module(f"{__package__}.facts").open_in(self.folder)
+        except Exception:
+            HOOKS.clear()
         spec = _found_by_others(self, name, path, target)
         if spec is not None and type(spec) is ModuleSpec:
             spec.__dict__.pop("_initializing", None)
@@ -89,13 +92,6 @@ class _Finder:
 def start(folder: str) -> None:
     """Watch this process; facts go to `folder`. Until a library with hooks is imported it costs next to nothing."""
     sys.meta_path.insert(0, _Finder(folder))
-
-
-def _set_up(folder: str) -> None:
-    try:
-        import_module(f"{__package__}.facts").open_in(folder)
-    except Exception:
-        HOOKS.clear()
 
 
 def _found_by_others(

@@ -90,7 +90,10 @@ def _loaded(path: object, result: Any) -> None:
         missing=None if missing is None else _really_missing(model, missing),
         mismatched=mismatched, generates=_generates(model), set_otherwise=_set_otherwise(model, path), **brief(model),
     )  # fmt: skip
-    _as_loaded(model)
+    from . import generation, weights
+
+    weights.loaded(model)
+    generation.as_loaded(model)
 
 
 @facts.guarded("model's settings")
@@ -117,13 +120,6 @@ def _others(file: dict[str, Any], own: dict[str, Any], raw: dict[str, Any]) -> I
             yield from _others(known, now, raw[name])
         elif known != now and not _COMPUTES_NOTHING.search(name):
             yield name
-
-
-def _as_loaded(model: Any) -> None:
-    from . import generation, weights
-
-    weights.loaded(model)
-    generation.as_loaded(model)
 
 
 def _really_missing(model: Any, keys: list[str]) -> int:

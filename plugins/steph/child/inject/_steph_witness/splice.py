@@ -187,7 +187,19 @@ def _spliced(
     """The function's code with its body rewritten."""
     if target.__code__.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         raise CannotSpliceError(f"{target.__qualname__} is a generator")
-    definition = _definition(target)
+    # the function's syntax tree, its places those in the file
+    code = target.__code__
+    try:
+        with open(code.co_filename, encoding="utf-8") as file:
+            lines = file.readlines()
+        tree = _block(lines[code.co_firstlineno - 1 :])
+    except (OSError, SyntaxError, IndexError, ValueError) as error:
+        raise CannotSpliceError(f"{target.__qualname__}: no source ({error})") from error
+    is_indented = isinstance(tree.body[0], ast.If)
+    definition = tree.body[0].body[0] if isinstance(tree.body[0], ast.If) else tree.body[0]
+    if not isinstance(definition, ast.FunctionDef) or definition.name != code.co_name:
+        raise CannotSpliceError(f"{target.__qualname__}: other source")
+    ast.increment_lineno(tree, code.co_firstlineno - (2 if is_indented else 1))
     if not _is_alike(_compiled(target, definition), target.__code__):
         raise CannotSpliceError(f"{target.__qualname__} is not what its source says")
     has_docstring = ast.get_docstring(definition, clean=False) is not None
@@ -199,32 +211,11 @@ def _spliced(
     given = ast.Dict([ast.Constant(one.arg) for one in every], [ast.Name(one.arg, ast.Load()) for one in every])
     definition.body = [*kept, *rewrite(body, given)]
     for statement in definition.body[has_docstring:]:
-        _locate(statement, start)
+        # nodes of ours get a place; those of the source keep theirs
+        for child in ast.walk(statement):
+            if isinstance(child, (ast.expr, ast.stmt, ast.excepthandler)) and not hasattr(child, "lineno"):
+                ast.copy_location(child, start)
     return _compiled(target, definition)
-
-
-def _locate(node: ast.AST, like: ast.AST) -> None:
-    """Nodes of ours get a place; those of the source keep theirs."""
-    for child in ast.walk(node):
-        if isinstance(child, (ast.expr, ast.stmt, ast.excepthandler)) and not hasattr(child, "lineno"):
-            ast.copy_location(child, like)
-
-
-def _definition(target: types.FunctionType) -> ast.FunctionDef:
-    """The function's syntax tree, its places those in the file."""
-    code = target.__code__
-    try:
-        with open(code.co_filename, encoding="utf-8") as file:
-            lines = file.readlines()
-        tree = _block(lines[code.co_firstlineno - 1 :])
-    except (OSError, SyntaxError, IndexError, ValueError) as error:
-        raise CannotSpliceError(f"{target.__qualname__}: no source ({error})") from error
-    is_indented = isinstance(tree.body[0], ast.If)
-    found = tree.body[0].body[0] if isinstance(tree.body[0], ast.If) else tree.body[0]
-    if not isinstance(found, ast.FunctionDef) or found.name != code.co_name:
-        raise CannotSpliceError(f"{target.__qualname__}: other source")
-    ast.increment_lineno(tree, code.co_firstlineno - (2 if is_indented else 1))
-    return found
 
 
 def _block(lines: list[str]) -> ast.Module:

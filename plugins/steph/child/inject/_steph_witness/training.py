@@ -194,7 +194,8 @@ def _begins(callback: object, args: Any, state: Any, control: object, **given: A
 @facts.guarded("training begins")
 def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
     if _Now.training is not None:
-        _close(_Now.training, raised=_why_again(_Now.training))
+        # a training that another one follows did not end, unless it was a loop, whose end nothing tells
+        _close(_Now.training, raised="begun again before its end" if _Now.training.source == "trainer" else None)
     _forget_waiting()
     model = given["model"]
     tokens.use(given.get("processing_class") or given.get("tokenizer"))
@@ -394,11 +395,6 @@ def _became(training: _Training, model: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _why_again(training: _Training) -> str | None:
-    """A training that another one follows did not end, unless it was a loop, whose end nothing tells."""
-    return "begun again before its end" if training.source == "trainer" else None
-
-
 def _write_open() -> None:
     """The gradients of a step are there before it: whatever labels they show is known."""
     waiting, training = [], _Now.training
@@ -423,20 +419,16 @@ def _step_comes(optimizer: Any, args: object, kwargs: object) -> None:
     training.began = _Now.waiting_since
     models.forget_files(model)
     waiting, _Now.waiting = _Now.waiting, []
+    torch: Any = sys.modules["torch"]
     facts.write(
         "training_begins", at=training.began, source="loop", **_optimizer(optimizer, None), resumed=False,
-        rows=None, precision=_precision(), world_size=_world_size(),
+        rows=None, precision="fp32" if not torch.is_autocast_enabled() else "bf16", world_size=_world_size(),
         **_model_at(training, model),
     )  # fmt: skip
     weights.trained(model)
     for batch in waiting:
         batches.write(batch)
     training.batches = len(waiting)
-
-
-def _precision() -> str:
-    torch: Any = sys.modules["torch"]
-    return "fp32" if not torch.is_autocast_enabled() else "bf16"
 
 
 def _world_size() -> int:
