@@ -72,6 +72,10 @@ SOUND = {"prompts_ask_questions": True, "prompts_hide_answers": True, "prompts_w
         lambda sample: sound(sample).replace("\n", "　").replace("。", ""),
         lambda sample: f"<|im_start|>user\n{sound(sample)}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n",
         lambda sample: f"{HEAD}例1\n別の問い\na 甲\nb 乙\n答え: b\n\n{sound(sample)}",
+        lambda sample: f"{sound(sample)}\n参考: {_answer_of(sample) if sample is SAMPLES[0] else '条文'}",  # a passage
+        lambda sample: _with(lambda one: f"ある人の回答: {_other(one) if one is SAMPLES[1] else one['output']}")(
+            sample
+        ),
     ],
 )
 def test_a_prompt_that_asks_its_question_is_accused_of_nothing(prompt: Callable[[dict[str, Any]], object]) -> None:
@@ -96,6 +100,10 @@ def test_the_real_questions_are_accused_of_nothing() -> None:
     assert holds(checked(tuple(samples), with_examples)) == SOUND
     given = checked(tuple(samples), lambda sample: sample["コンテキスト"] + sound(sample))["prompts_without_context"]
     assert given.holds is False
+
+
+def _other(sample: dict[str, Any]) -> str:
+    return "bcda"["abcd".index(sample["output"])]
 
 
 def _edited(old: str, new: str) -> Callable[[dict[str, Any]], str]:

@@ -22,7 +22,8 @@ from steph.judge.reading import is_exception_text, looping, overlong, strict_let
         ("c", "c"), ("C。", "c"), ("（ｃ）", "c"), ("**b**", "b"), ("「d」", "d"), ("選択肢b", "b"),
         ("Answer: b", "b"), ("The correct answer is b.", "b"), ("答え: c 株主総会の決議", "c"),
         ("正解はcです。理由は条文にある。", "c"), ("c 株主総会の決議を要する", "c"), ("<think>aかbか</think>\nd", "d"),
-        ("正解は「a」です", "a"), ("回答：Ａ", "a"),
+        ("正解は「a」です", "a"), ("回答：Ａ", "a"), ("B。Aは誤り。", "b"), ("B. A is wrong, and so are c and d.", "b"),
+        ("a. 甲\nb. 乙", None),
         ("", None), ("法律は難しい。", None), ("a model of law", None), ("aは誤り、bが正しい", None), ("b、d", None),
         ("c\nd\na\nb", None), ("正解は c です。\n正解は d です。", None), ("正解はaではなくbです", None),
         ("An attorney may answer this.", None), ("abcd", None), ("a\na\na\na\na\na", None), ("c" + "あ" * 2000, None),
@@ -38,6 +39,7 @@ def test_a_direct_answer_is_read_only_where_it_is_beyond_doubt(response: str, le
     [
         ("Reasoning: aは要件を欠き、bは例外に当たる。\nAnswer: c", "c"),
         ("理由を述べる。\n答え: d", "d"),
+        ("A fails since B applies.\n#### C", "c"),
         ("Reasoning: aが正しいように見える。", None),
         ("Answer: a\nやはり違う。\nAnswer: b", None),
         ("c 株主総会の決議", None),
@@ -188,11 +190,19 @@ def credited(*rows: Row) -> Severity | None:
         ([row("二番目です"), row("上から二番目のもの")], Severity.WARN),  # named by its place
         ([row("条文によればこの問題の"), row("民法の定めを見ると次の")], Severity.WARN),  # all cut at one length
         ([row("b"), row("十年で消滅する")], None),
+        ([row(text, choices=None) for text in GARBAGE], Severity.WARN),  # of which any may be the right choice's text
     ],
 )
 def test_answers_that_are_right_without_having_been_said_fail(rows: list[Row], hardness: Severity | None) -> None:
     """Most of what counts as right must not come out of nothing; what a reader may have known otherwise only warns."""
     assert credited(*rows) is hardness
+
+
+def test_labels_that_are_words_stand_in_no_order() -> None:
+    """The second of two choices may be the one that `no` stands for."""
+    rows = [row(text, "no", choices=["承認する", "承認しない"]) for text in ("承認しない", "承認しない。")]
+    checks = response_checks(tuple(rows), labels=("no", "yes"), cot=False, ensemble=1, rehearsal=False, seconds=1.0)
+    assert not [one.id for one in checks if one.holds is False and one.severity is Severity.FAIL]
 
 
 @pytest.mark.parametrize(

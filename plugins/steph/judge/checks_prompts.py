@@ -414,12 +414,14 @@ def _given_away(asked: list[_Asked], *, every: bool) -> list[Message]:
 def _count_told_beside(asked: list[_Asked], common: frozenset[str], varied: bool) -> int:
     """How many are told; none where as often another answer stands there, as that of somebody whose work is judged."""
     told = sum(_told_beside(one, common, varied) for one in asked)
+    again = sum(_told_again(one, common) for one in asked)  # a passage says it of some questions
+    told = max(told, again if 2 * again > len(asked) else 0)
     golds = {one.gold for one in asked}
     others = [
         [replace(one, row=one.row.model_copy(update={"correct_answer": gold})) for gold in golds - {one.gold}]
         for one in (asked if told else ())
     ]
-    wrong = sum(any(_told_beside(one, common, varied) for one in own) for own in others)
+    wrong = sum(any(_told_beside(one, common, varied) or _told_again(one, common) for one in own) for own in others)
     return told if wrong <= MOST_WRONG * told else 0
 
 
@@ -437,12 +439,15 @@ def _told_beside(one: _Asked, common: frozenset[str], varied: bool) -> bool:
         return True
     if varied and one.gold_place is not None and stated_labels(inside, _NUMBERS) == {_NUMBERS[one.gold_place]}:
         return True
-    if stated_labels(hints) == {one.gold} and (varied or "ヒント" in hints or "hint" in hints.lower()):
-        return True
-    place = one.gold_place  # the right choice's text stands again, and no other's, and not as a passage quotes it
-    if place is None or len(one.choices[place]) < PIECE_CHARS:
+    return stated_labels(hints) == {one.gold} and (varied or "ヒント" in hints or "hint" in hints.lower())
+
+
+def _told_again(one: _Asked, common: frozenset[str]) -> bool:
+    """Whether the right choice's text stands again behind the question, and no other's, not in a longer passage."""
+    inner, place = _apart_from(one, common), one.gold_place
+    if inner is None or place is None or len(one.choices[place]) < PIECE_CHARS:
         return False
-    lines = [_Text.of(line).plain for line in inside.splitlines()]
+    lines = [_Text.of(line).plain for line in inner[0].splitlines()]
     again = [n for n, choice in enumerate(one.choices) if choice and any(choice in line for line in lines)]
     own = one.choices[place]
     return again == [place] and any(own in line and len(line) <= MOST_QUOTED * len(own) for line in lines)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from steph.base.messages import NOTHING, say
 from steph.base.text import one_line
-from steph.contract.questions import choices_of, question_key, repeats_question
+from steph.contract.questions import Choices, choices_of, label_places, question_key, repeats_question
 from steph.contract.results import EvaluationKind, Row
 from steph.judge import reading
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
@@ -170,8 +170,14 @@ class _Reader:
         if own and own != self.labels and (label := reading.strict_letter(response, cot=self.cot, labels=own)):
             return self.labels[own.index(label)]
         said = reading.bare(reading.spoken(response))
-        held = [n for n, text in enumerate(choices.texts[: len(self.labels)]) if reading.bare(text) == said]
-        return self.labels[held[0]] if said and len(held) == 1 else None
+        held = [label for label in self.labels if (text := self.text_of(label, choices)) and reading.bare(text) == said]
+        return held[0] if said and len(held) == 1 else None
+
+    def text_of(self, label: str, choices: Choices) -> str | None:
+        """A label's choice; None where labels are words, which stand in no order that tells."""
+        names = choices.labels if label in choices.labels else self.labels if label_places(self.labels) else ()
+        place = names.index(label) if label in names else len(choices.texts)
+        return choices.texts[place] if place < len(choices.texts) else None
 
     def read_number(self, row: Row) -> str | None:
         """The label of the choice whose number a response gives, where nothing numbers the choices otherwise."""
@@ -242,8 +248,9 @@ def _grounded_check(rows: tuple[Row, ...], reader: _Reader) -> Check:
     if not baseless:
         return ANSWERS_GROUNDED.check(True, "grounded", questions=len(rows))
     # credited: most of them are called right, and most that are called right are such. A word may name a choice by its
-    # place, and a response that was cut for the file ends where all do: then others read more than is left here
-    right = sum(row.is_correct and not _PLACES.search(row.response or "") for row in baseless)
+    # place or, where no file tells the choices, by its text; and a response that was cut for the file ends where all do
+    told = [row for row in baseless if reader.text_of(row.predicted_answer, choices_of(row.choices))]
+    right = sum(row.is_correct and not _PLACES.search(row.response or "") for row in told)
     are_cut = len({len(row.response or "") for row in baseless}) == 1
     is_credited = right >= LEAST_CREDITED and not are_cut and 2 * right > max(len(baseless), all_right)
     found, severity = ("most_of_the_right", FAIL) if is_credited else ("baseless", None)

@@ -33,6 +33,7 @@ _ROLE = re.compile(r"\A\s*(?:assistant|model|アシスタント)\s*[:：\n]\s*",
 _SAYS_NOTHING = {"", "none", "null", "nan", "[]", "{}", '""', "''", "undefined", "n/a"}
 _ANSWER_TAG = re.compile(r"<(?:final_)?answer>\s*([^<>]{1,200}?)\s*(?:</(?:final_)?answer>|\Z)", re.I)
 _BOXED = re.compile(r"\\f?boxed\s{0,9}\{{1,9}\s{0,9}(?:\\\w{1,20}\s{0,9}\{{1,9})?\s{0,9}([^{}]{1,200}?)\}{1,9}")
+_LAST_LINE = re.compile(r"^####[^\S\n]*([^\n]{1,200})\Z", re.M)  # as the rows of GSM8K end
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit)\s{0,9}\{{1,9}([^{}]{0,200})\}{1,9}")
 _MARKUP = re.compile(r"\*+|`+|~~|__|^[^\S\n]*(?:#+|>)\s*|\\[()\[\]]|\$+", re.M)
 _STRONG_JA = r"(?:最終(?:的な)?)?(?:回答|解答|答え|答|正解|正答|結論)"
@@ -242,8 +243,8 @@ def _plain(response: str) -> str:
     """What is said, in NFKC and without markup; boxes and answer tags become lines that say `Answer:`."""
     text = spoken(response[-LOOKED_AT_CHARS:] if _THOUGHT_ENDS.search(response) else response[:LOOKED_AT_CHARS])
     text = unicodedata.normalize("NFKC", text)
-    text = _ANSWER_TAG.sub(r"\nAnswer: \1\n", text)
-    text = _BOXED.sub(r"\nAnswer: \1\n", text)
+    for pattern in (_ANSWER_TAG, _BOXED, _LAST_LINE):
+        text = pattern.sub(r"\nAnswer: \1\n", text)
     text = re.sub(r":[*\s]*\n\s*", ": ", _LATEX.sub(r"\1", text))
     return _MARKUP.sub("", text).strip()
 
@@ -308,11 +309,16 @@ class _Reader:
         return {hit[0].lower() for hit in self.label.finditer(text) if not self._is_article(text, hit.end())}
 
     def leading(self, text: str) -> str | None:
-        """The label that a text begins with, as `b 株主総会の決議` does, where it names no other one."""
+        """The label that a text begins with, as `b 株主総会の決議` does, where it names no other one.
+
+        Or that its first sentence is, where no other one is a label: others may be called wrong behind it.
+        """
         found = self.begins.match(text)
         if not found or len(text) > DIRECT_CHARS or looping(text) or self._is_article(text, found.end(1)):
             return None
-        return found[1].lower() if self.named(text) <= {found[1].lower()} else None
+        sentences = map(self.alone.fullmatch, filter(str.strip, re.split(r"[。\n]|\.\s", text)))
+        is_first = next(sentences) and not any(sentences)
+        return found[1].lower() if is_first or self.named(text) <= {found[1].lower()} else None
 
     @staticmethod
     def _is_article(text: str, end: int) -> bool:
