@@ -17,9 +17,11 @@ accept: setup
 test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# defects planted in the reference pipeline, each through a whole rehearsal on the CPU: half an hour on 2 cores
+# all variants of the reference pipeline, of which make test runs the first of each kind; the defects also through whole
+# rehearsals on the CPU: half an hour on 2 cores
 test-planted: setup
-	STEPH_TEST_PLANTED=1 .venv/bin/python -m pytest tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
+	STEPH_TEST_PLANTED=1 .venv/bin/python -m pytest tests/unit/pipeline/test_witness_planted.py \
+	  tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
 
 # a Llama, a Gemma and a Phi twin, each from its config.json through a whole rehearsal on the CPU
 test-families: setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,16 @@ class Planted:
 def planted(what: str, *changes: Change, broken: str = "") -> Planted:
     """A variant; `broken` has the checks' ids, separated by spaces."""
     return Planted(what, changes, frozenset(broken.split()))
+
+
+def first_of_each_kind(variants: Iterable[Planted]) -> Iterator[Planted]:
+    """Defects that break a check that none before them breaks; sound variants that change a place that none did."""
+    met = set[object]()
+    for variant in variants:
+        kinds = variant.broken or {change[:2] for change in variant.changes} or {"as it is"}
+        if not met >= kinds:
+            yield variant
+        met |= kinds
 
 
 def copy_of(variant: Planted, target: Path, *, whole: bool = False) -> Path:

@@ -1,7 +1,8 @@
 """Defects planted in the real reference pipeline: the real witness sees each of them, and none in sound variants.
 
 All variants are run by one process that has loaded the libraries and forks for each (`fork_host.py`). One sound
-training serves all evaluations.
+training serves all evaluations. Of each kind only the first is run, unless STEPH_TEST_PLANTED is set
+(`make test-planted`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from planted_reference import (
     WITHOUT_BOS,
     Planted,
     copy_of,
+    first_of_each_kind,
 )
 from small_run import LETTERS, TOPICS, RunScript
 from steph.base.files import sha256_of
@@ -63,6 +65,18 @@ SETTINGS = TrainSettings(
     bnb_4bit_compute_dtype="float32",  # a CPU without bf16 instructions takes twice as long in bf16
 )  # fmt: skip
 ASKED = EvalSettings(samples=4)
+
+
+OF_A_KNOWN_KIND = pytest.mark.skipif(
+    not os.environ.get("STEPH_TEST_PLANTED"),
+    reason="another of its kind is run: set STEPH_TEST_PLANTED, or make test-planted",
+)
+
+
+def each_kind(*variants: Planted) -> list[object]:
+    """All of them as parameters; those that are not the first of their kind may be skipped."""
+    first = list(first_of_each_kind(variants))
+    return [pytest.param(one, id=one.what, marks=[] if one in first else OF_A_KNOWN_KIND) for one in variants]
 
 
 @dataclass(frozen=True)
@@ -199,7 +213,15 @@ def trained(
     return evidence, root
 
 
-@pytest.mark.parametrize("variant", [*SOUND_TRAININGS, *TRAININGS], ids=lambda variant: variant.what)
+@pytest.mark.parametrize("variants", [TRAININGS, EVALUATIONS], ids=["trainings", "evaluations"])
+def test_every_run_has_a_defect_for_each_check(variants: tuple[Planted, ...]) -> None:
+    """The first of each kind break together what all break, and they are fewer than half."""
+    first = [*first_of_each_kind(variants)]
+    assert {name for one in first for name in one.broken} == {name for one in variants for name in one.broken}
+    assert len(first) < len(variants) / 2
+
+
+@pytest.mark.parametrize("variant", each_kind(*SOUND_TRAININGS, *TRAININGS))
 def test_a_training_is_seen_as_it_was(
     variant: Planted, host: Host, tiny_model: Path, long_rows: Path, trained: tuple[TrainEvidence, Path]
 ) -> None:
@@ -228,7 +250,7 @@ def test_a_training_that_ends_early_fails_unless_it_stopped_itself(
     assert (name in str(found["steps_seen"].message)) == (variant in STOPPING)
 
 
-@pytest.mark.parametrize("variant", [*SOUND_EVALUATIONS, *EVALUATIONS], ids=lambda variant: variant.what)
+@pytest.mark.parametrize("variant", each_kind(*SOUND_EVALUATIONS, *EVALUATIONS))
 def test_an_evaluation_is_seen_as_it_was(
     variant: Planted, host: Host, tiny_model: Path, questions: Path, trained: tuple[TrainEvidence, Path]
 ) -> None:
