@@ -62,7 +62,7 @@ def first_of_each_kind(variants: Iterable[Planted]) -> Iterator[Planted]:
     """Defects that break a check that none before them breaks; sound variants that change a place that none did."""
     met = set[object]()
     for variant in variants:
-        kinds = variant.broken or {change[:2] for change in variant.changes} or {"as it is"}
+        kinds: set[object] = {*(variant.broken or (change[:2] for change in variant.changes))} or {"as it is"}
         if not met >= kinds:
             yield variant
         met |= kinds
