@@ -18,27 +18,31 @@ _HEADS = 8
 
 
 # sizes are not specialised: a kernel compiled for each would cost a third of a second
-@triton.jit(do_not_specialize=("groups",))
-def _silu_product(gate, up, product, groups, ELEMENTS: tl.constexpr, ALIGNED: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
-    inside = at < groups * ALIGNED
-    g = tl.load(gate + at, inside).to(tl.float32)
-    u = tl.load(up + at, inside).to(tl.float32)
-    tl.store(product + at, g * tl.sigmoid(g) * u, inside)
+@triton.jit(do_not_specialize=("groups", "gate_row", "up_row"))
+def _silu_product(gate, up, product, groups, gate_row, up_row, ELEMENTS: tl.constexpr, ALIGNED: tl.constexpr):
+    row, columns = tl.program_id(0).to(tl.int64), groups * ALIGNED
+    at = tl.program_id(1) * ELEMENTS + tl.arange(0, ELEMENTS)
+    inside = at < columns
+    g = tl.load(gate + row * gate_row * ALIGNED + at, inside).to(tl.float32)
+    u = tl.load(up + row * up_row * ALIGNED + at, inside).to(tl.float32)
+    tl.store(product + row * columns + at, g * tl.sigmoid(g) * u, inside)
 
 
-@triton.jit(do_not_specialize=("groups",))
-def _silu_product_backward(gradient, gate, up, of_up, product, groups, ELEMENTS: tl.constexpr, ALIGNED: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
-    inside = at < groups * ALIGNED
-    d = tl.load(gradient + at, inside).to(tl.float32)
-    g = tl.load(gate + at, inside).to(tl.float32)
-    u = tl.load(up + at, inside).to(tl.float32)
+@triton.jit(do_not_specialize=("groups", "gate_row", "up_row"))
+def _silu_product_backward(
+    gradient, gate, up, both, groups, gate_row, up_row, ELEMENTS: tl.constexpr, ALIGNED: tl.constexpr
+):  # fmt: skip
+    row, columns = tl.program_id(0).to(tl.int64), groups * ALIGNED
+    at = tl.program_id(1) * ELEMENTS + tl.arange(0, ELEMENTS)
+    inside = at < columns
+    d = tl.load(gradient + row * columns + at, inside).to(tl.float32)
+    g = tl.load(gate + row * gate_row * ALIGNED + at, inside).to(tl.float32)
+    u = tl.load(up + row * up_row * ALIGNED + at, inside).to(tl.float32)
     sigmoid = tl.sigmoid(g)
     silu = g * sigmoid
-    tl.store(of_up + at, d * silu, inside)
-    tl.store(product + at, silu * u, inside)
-    tl.store(gradient + at, d * u * (sigmoid + silu * (1 - sigmoid)), inside)
+    tl.store(gradient + row * columns + at, silu * u, inside)
+    tl.store(both + row * 2 * columns + at, d * u * (sigmoid + silu * (1 - sigmoid)), inside)
+    tl.store(both + row * 2 * columns + columns + at, d * silu, inside)
 
 
 @triton.jit(do_not_specialize=("blocks",))
@@ -85,17 +89,42 @@ def _rotate(
     tl.store(to + HALF, x2 * c2 + x1 * s2, inside)
 
 
+@triton.jit(do_not_specialize=("heads", "source_token"))
+def _norm_heads(source, weight, target, heads, source_token, epsilon, WIDTH: tl.constexpr, HEADS: tl.constexpr):
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    inside, at = (head < heads)[:, None], head[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    x = tl.load(source + token * source_token + at, inside, 0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, 1) / WIDTH + epsilon)[:, None]
+    w = tl.load(weight + tl.arange(0, WIDTH)).to(tl.float32)[None, :]
+    tl.store(target + token * heads * WIDTH + at, x * scale * w, inside)
+
+
+@triton.jit(do_not_specialize=("heads", "source_token", "gradient_token"))
+def _norm_heads_backward(
+    gradient, source, weight, target, heads, source_token, gradient_token, epsilon,
+    WIDTH: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    inside, at = (head < heads)[:, None], head[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    x = tl.load(source + token * source_token + at, inside, 0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, 1) / WIDTH + epsilon)[:, None]
+    w = tl.load(weight + tl.arange(0, WIDTH)).to(tl.float32)[None, :]
+    d = tl.load(gradient + token * gradient_token + at, inside, 0).to(tl.float32) * w
+    mean = tl.sum(d * x * scale, 1)[:, None] / WIDTH
+    tl.store(target + token * heads * WIDTH + at, scale * (d - x * scale * mean), inside)
+
+
 class _Launcher:
-    """A kernel with its constants. From the second launch on, Triton does not look at every argument again.
+    """A kernel with its constants and options. From the second launch on, Triton does not look at every argument again.
 
     What was compiled once fits all tensors of the same types that begin at a multiple of 16 bytes.
     """
 
-    def __init__(self, kernel: Any, *constants: int) -> None:  # noqa: ANN401 - Triton has no types
-        self._kernel, self._constants = kernel, constants
+    def __init__(self, kernel: Any, *constants: int, **options: bool) -> None:  # noqa: ANN401 - Triton has no types
+        self._kernel, self._constants, self._options = kernel, constants, options
         self._compiled: dict[tuple[Any, ...], Any] = {}
 
-    def __call__(self, programs: tuple[int, int], tensors: tuple[torch.Tensor, ...], *sizes: int) -> None:
+    def __call__(self, programs: tuple[int, int], tensors: tuple[torch.Tensor, ...], *sizes: float) -> None:
         device = tensors[0].device
         if device.index != torch.cuda.current_device():
             with torch.cuda.device(device):
@@ -103,9 +132,12 @@ class _Launcher:
             return
         key = (device, *(tensor.dtype for tensor in tensors))
         is_aligned = not any(tensor.data_ptr() % 16 for tensor in tensors)
-        kernel = self._compiled.get(key, self._kernel) if is_aligned else self._kernel
-        compiled = kernel[(*programs, 1)](*tensors, *sizes, *self._constants)
-        if is_aligned and kernel is self._kernel:
+        known = self._compiled.get(key) if is_aligned else None
+        if known:
+            known[(*programs, 1)](*tensors, *sizes, *self._constants)
+            return
+        compiled = self._kernel[(*programs, 1)](*tensors, *sizes, *self._constants, **self._options)
+        if is_aligned:
             self._compiled[key] = compiled
 
 
@@ -113,36 +145,45 @@ _launcher = functools.cache(_Launcher)
 
 
 def can_multiply(gate: torch.Tensor, up: torch.Tensor) -> bool:
-    """Whether the kernels for silu(gate) · up take these."""
-    return bool(gate.is_cuda and gate.dtype == up.dtype and gate.numel() % _ALIGNED == 0)
+    """Whether the kernels for silu(gate) · up take these: (tokens, features), each row in one piece."""
+    is_aligned = gate.stride(-1) == up.stride(-1) == 1 and not any(
+        size % _ALIGNED for size in (gate.shape[-1], gate.stride(0), up.stride(0))
+    )
+    return bool(gate.is_cuda and gate.dtype == up.dtype and gate.dim() == 2 and is_aligned)
 
 
 def silu_product(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) · up."""
-    gate, up = gate.contiguous(), up.contiguous()
-    product = torch.empty_like(gate)
+    product = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     launch = _launcher(_silu_product, _ELEMENTS, _ALIGNED)
-    launch(_programs(gate), (gate, up, product), gate.numel() // _ALIGNED)
+    launch(_programs(gate), (gate, up, product), *_groups(gate, up))
     return product
 
 
 def silu_product_backward(
     gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of gate, written over `gradient`, and of up; and silu(gate) · up once more."""
-    gradient, gate, up = gradient.contiguous(), gate.contiguous(), up.contiguous()
-    of_up, product = torch.empty_like(gate), torch.empty_like(gate)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of gate and up side by side, and silu(gate) · up once more, written over `gradient`."""
+    gradient = gradient.contiguous()
+    both = torch.empty((len(gate), 2 * gate.shape[1]), dtype=gate.dtype, device=gate.device)
     launch = _launcher(_silu_product_backward, _ELEMENTS, _ALIGNED)
-    launch(_programs(gate), (gradient, gate, up, of_up, product), gate.numel() // _ALIGNED)
-    return gradient, of_up, product
+    launch(_programs(gate), (gradient, gate, up, both), *_groups(gate, up))
+    return both, gradient
 
 
 def _programs(tensor: torch.Tensor) -> tuple[int, int]:
-    return triton.cdiv(tensor.numel(), _ELEMENTS), 1
+    return len(tensor), triton.cdiv(tensor.shape[1], _ELEMENTS)
 
 
-def dequantiser(packed: torch.Tensor, state: Any) -> Callable[[], torch.Tensor] | None:  # noqa: ANN401 - bitsandbytes'
-    """What gives a 4-bit weight in its compute dtype; None unless it is as Linear4bit keeps it, quantised twice."""
+def _groups(gate: torch.Tensor, up: torch.Tensor) -> tuple[int, int, int]:
+    return gate.shape[1] // _ALIGNED, gate.stride(0) // _ALIGNED, up.stride(0) // _ALIGNED
+
+
+def dequantiser(packed: torch.Tensor, state: Any) -> Callable[..., torch.Tensor] | None:  # noqa: ANN401 - bitsandbytes'
+    """What gives a 4-bit weight in its compute dtype; None unless it is as Linear4bit keeps it, quantised twice.
+
+    What is returned may be called with a contiguous tensor to write into.
+    """
     is_known = (
         packed.is_cuda and packed.is_contiguous() and packed.dtype == torch.uint8 and packed.shape[0] != 1
         and state.nested and state.dtype != torch.float32 and state.shape.numel() % state.blocksize == 0
@@ -158,12 +199,13 @@ def dequantiser(packed: torch.Tensor, state: Any) -> Callable[[], torch.Tensor] 
         state.offset,
         state.code,
     )
-    launch = _launcher(_dequantise, state.blocksize, second.blocksize, _QUANTISED_BLOCKS)
+    # the scale's product is rounded before the offset is added, as in bitsandbytes' two kernels
+    launch = _launcher(_dequantise, state.blocksize, second.blocksize, _QUANTISED_BLOCKS, enable_fp_fusion=False)
     programs = triton.cdiv(blocks, _QUANTISED_BLOCKS), 1
     empty = functools.partial(torch.empty, state.shape, dtype=state.dtype, device=packed.device)
 
-    def dequantise() -> torch.Tensor:
-        weight = empty()
+    def dequantise(weight: torch.Tensor | None = None) -> torch.Tensor:
+        weight = empty() if weight is None else weight
         launch(programs, (*read, weight), blocks)
         return weight
 
@@ -171,16 +213,27 @@ def dequantiser(packed: torch.Tensor, state: Any) -> Callable[[], torch.Tensor] 
 
 
 class Rotated(torch.autograd.Function):  # type: ignore[misc]
-    """Rotary embedding of queries or keys (rows, heads, tokens, width), whose halves turn together."""
+    """Rotary embedding of queries and keys (rows, heads, tokens, width), whose halves turn together."""
 
     @staticmethod
-    def forward(ctx: Any, states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+    def forward(
+        ctx: Any,  # noqa: ANN401 - as torch declares it
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        cosine: torch.Tensor,
+        sine: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(cosine, sine)
-        return _rotated(states, cosine, sine, back=False)
+        return _rotated(queries, cosine, sine, back=False), _rotated(keys, cosine, sine, back=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
-        return _rotated(gradients[0], *ctx.saved_tensors, back=True), None, None
+        angles, needs = ctx.saved_tensors, ctx.needs_input_grad
+        of_both = [
+            _rotated(each, *angles, back=True) if needed else None
+            for each, needed in zip(gradients, needs[:2], strict=True)
+        ]
+        return *of_both, None, None
 
 
 def _rotated(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, *, back: bool) -> torch.Tensor:
@@ -200,7 +253,44 @@ def apply_rotary(
     queries: torch.Tensor, keys: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Both of an attention's, turned by their tokens' angles (rows or 1, tokens, width)."""
-    return Rotated.apply(queries, cosine, sine), Rotated.apply(keys, cosine, sine)
+    turned: tuple[torch.Tensor, torch.Tensor] = Rotated.apply(queries, keys, cosine, sine)
+    return turned
+
+
+def can_norm(states: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether the kernels take the RMSNorm of each head (rows, tokens, heads, width), whose weight is not trained."""
+    width = states.shape[-1]
+    return bool(
+        states.is_cuda and states.dim() == 4 and width in (64, 128, 256) and weight.shape == (width,)
+        and states.stride()[2:] == (width, 1) and not weight.requires_grad
+    )  # fmt: skip
+
+
+class NormedHeads(torch.autograd.Function):  # type: ignore[misc]
+    """RMSNorm of each head (rows, tokens, heads, width); torch's kernel is made for rows that are a model wide."""
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:  # noqa: ANN401
+        ctx.save_for_backward(states, weight)
+        ctx.epsilon = epsilon
+        flat, heads = states.flatten(0, 1), states.shape[2]
+        target = states.new_empty(states.shape)
+        launch = _launcher(_norm_heads, states.shape[3], _HEADS)
+        launch((len(flat), triton.cdiv(heads, _HEADS)), (flat, weight, target), heads, flat.stride(0), epsilon)
+        return target
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
+        states, weight = ctx.saved_tensors
+        gradient, heads, width = gradients[0], states.shape[2], states.shape[3]
+        if gradient.stride()[2:] != (width, 1):
+            gradient = gradient.contiguous()
+        flat, of_output = states.flatten(0, 1), gradient.flatten(0, 1)
+        target = states.new_empty(states.shape)
+        launch = _launcher(_norm_heads_backward, width, _HEADS)
+        sizes = heads, flat.stride(0), of_output.stride(0), ctx.epsilon
+        launch((len(flat), triton.cdiv(heads, _HEADS)), (of_output, flat, weight, target), *sizes)
+        return target, None, None
 
 
 def try_each() -> None:
@@ -211,19 +301,24 @@ def try_each() -> None:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     numbers = torch.linspace(-3, 3, 2**22, device="cuda").to(torch.bfloat16).view(1, 8, 4096, 128)
-    silu = torch.nn.functional.silu(numbers)
+    rows = numbers.view(-1, 256)
+    silu = torch.nn.functional.silu(rows)
     ones, zeros = torch.ones_like(numbers[0, :1]), torch.zeros_like(numbers[0, :1])
-    packed, state = quantize_4bit(numbers.view(4096, -1), quant_type="nf4", compress_statistics=True)
+    varied = torch.linspace(0, 2**22, 2**22, device="cuda").sin().to(torch.bfloat16).view(4096, -1)
+    packed, state = quantize_4bit(varied, quant_type="nf4", compress_statistics=True)
     dequantise = dequantiser(packed, state)
     for _ in range(2):
         weight = dequantise() if dequantise else None
-        product = silu_product(numbers, numbers)
-        of_gate, of_up, again = silu_product_backward(numbers.clone(), numbers, numbers)
+        product = silu_product(rows, rows)
+        of_both, again = silu_product_backward(rows.clone(), rows, rows)
+        of_gate, of_up = of_both.chunk(2, -1)
         turned, quarter = apply_rotary(numbers, numbers, ones, zeros)[0], apply_rotary(numbers, numbers, zeros, ones)[0]
         first, second = numbers.chunk(2, -1)
+        normed = NormedHeads.apply(numbers, ones[0, 0], 1e-6)
         pairs = [
-            (product, silu * numbers), (again, silu * numbers), (of_up, silu * numbers),
-            (of_gate, torch.ops.aten.silu_backward(numbers * numbers, numbers)),
+            (normed, torch.nn.functional.rms_norm(numbers, (128,), eps=1e-6)),
+            (product, silu * rows), (again, silu * rows), (of_up, silu * rows),
+            (of_gate, torch.ops.aten.silu_backward(rows * rows, rows)),
             (turned, numbers), (quarter, torch.cat([-second, first], -1)),
         ]  # fmt: skip
         is_same = weight is None or torch.equal(weight, dequantize_4bit(packed, state))

@@ -27,8 +27,12 @@ def fuse_norms(model: torch.nn.Module) -> None:
 
 def _fused_rms_norm(norm: torch.nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """It computes in fp32 inside; autocast would hand it fp32 copies."""
+    weight, kernels = norm.weight, card_kernels()
+    if kernels and kernels.can_norm(hidden_states, weight):
+        normed: torch.Tensor = kernels.NormedHeads.apply(hidden_states, weight, norm.variance_epsilon)
+        return normed
     with torch.autocast(hidden_states.device.type, enabled=False):
-        return torch.nn.functional.rms_norm(hidden_states, norm.weight.shape, norm.weight, norm.variance_epsilon)
+        return torch.nn.functional.rms_norm(hidden_states, weight.shape, weight, norm.variance_epsilon)
 
 
 def rotate_in_one(model: PreTrainedModel) -> int:

@@ -83,21 +83,24 @@ def test_another_rotary_embedding_keeps_its_way(monkeypatch: pytest.MonkeyPatch)
 
 
 @on_a_card
-@pytest.mark.parametrize("shape", [(1, 1900, 12288), (4, 333, 5504), (3, 5, 16)])
-def test_silu_products_and_their_gradients_are_torchs(shape: tuple[int, ...]) -> None:
-    """As near to fp32's as bf16 can be."""
+@pytest.mark.parametrize("is_one_product", [True, False])
+@pytest.mark.parametrize("shape", [(1900, 12288), (1332, 5504), (15, 16)])
+def test_silu_products_and_their_gradients_are_torchs(shape: tuple[int, int], is_one_product: bool) -> None:
+    """As near to fp32's as bf16 can be, also where gate and up lie side by side."""
     import torch
     from app.fast import kernels
 
     torch.manual_seed(0)
     gate, up, gradient = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    if is_one_product:
+        gate, up = torch.cat([gate, up], -1).chunk(2, -1)
+    assert kernels.can_multiply(gate, up)
     exact = [each.float().requires_grad_() for each in (gate, up)]
     product = torch.nn.functional.silu(exact[0]) * exact[1]
     product.backward(gradient.float())
-    found = kernels.silu_product_backward(gradient.clone(), gate, up)
-    for one, other in zip(
-        (kernels.silu_product(gate, up), *found), (product, exact[0].grad, exact[1].grad, product), strict=True
-    ):
+    of_both, again = kernels.silu_product_backward(gradient.clone(), gate, up)
+    found = kernels.silu_product(gate, up), *of_both.chunk(2, -1), again
+    for one, other in zip(found, (product, exact[0].grad, exact[1].grad, product), strict=True):
         torch.testing.assert_close(one.float(), other, rtol=0.01, atol=0.01)
 
 
@@ -113,8 +116,32 @@ def test_weights_are_dequantised_to_bitsandbytes_numbers() -> None:
         packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
         dequantise = kernels.dequantiser(packed, state)
         assert dequantise is not None
-        first, expected, second = dequantise(), dequantize_4bit(packed, state), dequantise()
+        first, expected, second = dequantise(), dequantize_4bit(packed, state), torch.ones_like(weight)
+        dequantise(second)
         assert int((first != expected).sum()) == int((second != expected).sum()) == 0
+
+
+@on_a_card
+@pytest.mark.parametrize(("heads", "width"), [(32, 128), (8, 128), (3, 64)])
+def test_heads_are_normed_as_torch_does(heads: int, width: int) -> None:
+    """Also where they are a part of a wider product, and their gradient lies otherwise."""
+    import torch
+    from app.fast import kernels
+
+    torch.manual_seed(0)
+    product = torch.randn(2, 333, (heads + 5) * width, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(width, device="cuda", dtype=torch.bfloat16)
+    for source in (product[..., : heads * width], product[..., : heads * width].contiguous()):
+        states = source.view(2, 333, heads, width).requires_grad_()
+        assert kernels.can_norm(states, weight)
+        exact = states.detach().float().requires_grad_()
+        expected = torch.nn.functional.rms_norm(exact, (width,), weight.float(), 1e-6)
+        found = kernels.NormedHeads.apply(states, weight, 1e-6)
+        torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.01)
+        for gradient in (torch.randn_like(found), torch.randn_like(found.transpose(1, 2)).transpose(1, 2)):
+            (ours,) = torch.autograd.grad(found, states, gradient, retain_graph=True)
+            (theirs,) = torch.autograd.grad(expected, exact, gradient.float(), retain_graph=True)
+            torch.testing.assert_close(ours.float(), theirs, rtol=0.01, atol=0.02)
 
 
 @on_a_card
@@ -140,6 +167,6 @@ def test_queries_and_keys_are_turned_as_transformers_does(heads: tuple[int, int]
         gradients = [torch.randn_like(each) for each in found]
         for one, other, gradient, source in zip(found, expected, gradients, (q, k), strict=True):
             torch.testing.assert_close(one.float(), other, rtol=0.01, atol=0.02)
-            (ours,) = torch.autograd.grad(one, source, gradient)
+            (ours,) = torch.autograd.grad(one, source, gradient, retain_graph=True)
             (theirs,) = torch.autograd.grad(other, source, gradient.float(), retain_graph=True)
             torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0.03)
