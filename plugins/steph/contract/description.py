@@ -218,17 +218,17 @@ class TrainArtifacts(Value):
     """Where the Trainer's state may be; the newest one counts."""
 
 
-class Train(Value):
-    """How the training is called, and what it takes and leaves."""
+class Section(Value):
+    """How one of the two programs is called."""
 
     preset: str | None = None
-    """The preset that this section builds on: `lawqa`, `trl`, `llamafactory`, `axolotl` or `unsloth`."""
+    """The preset that this section builds on: `lawqa`, `trl`, `llamafactory`, `axolotl` or `unsloth` of a training,
+    `lawqa` or `lm-eval` of an evaluation."""
     command: Command | None = None
     """The program and its arguments, word by word; no shell reads them. `{model}` and the other placeholders are
     filled in. A section with a command of its own takes nothing from a preset that it does not name."""
     extra: Words = ()
-    """Words behind the preset's command."""
-    when: TrainWhen = TrainWhen()
+    """Words behind the preset's command, such as lm_eval's `--tasks`."""
     before: tuple[Command, ...] = ()
     """Commands that run before it in the same attempt, one after the other, such as one that builds its data."""
     after: tuple[Command, ...] = ()
@@ -238,6 +238,12 @@ class Train(Value):
     cwd: str = "."
     """The folder that they run in, from the root."""
     config: Config = None
+
+
+class Train(Section):
+    """How the training is called, and what it takes and leaves."""
+
+    when: TrainWhen = TrainWhen()
     fixed: Fixed = Fixed()
     """The value that the program has inside, where the command does not pass the profile's."""
     output_dir: Output | None = None
@@ -290,25 +296,10 @@ class EvaluateFixed(_Given):
     load_in_4bit: bool | None = None
 
 
-class Evaluate(Value):
+class Evaluate(Section):
     """How the evaluation is called, and what it prints and leaves."""
 
-    preset: str | None = None
-    """The preset that this section builds on: `lawqa` or `lm-eval`."""
-    command: Command | None = None
-    """The program and its arguments, as in `[train]`."""
-    extra: Words = ()
-    """Words behind the preset's command, such as lm_eval's `--tasks`."""
     when: EvaluateWhen = EvaluateWhen()
-    before: tuple[Command, ...] = ()
-    """Commands that run before it in the same attempt."""
-    after: tuple[Command, ...] = ()
-    """Commands that run after it in the same attempt."""
-    env: dict[str, str] = Field(default_factory=dict)
-    """Environment variables for these commands."""
-    cwd: str = "."
-    """The folder that they run in, from the root."""
-    config: Config = None
     fixed: EvaluateFixed = EvaluateFixed()
     """The value that the program has inside, where the command does not pass the profile's."""
     output: Output | None = None
