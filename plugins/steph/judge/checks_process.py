@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from steph.base.messages import Message, say
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.base.units import gib
 from steph.contract.lines import missing_weights_in, result_lines_in, tracebacks_in
+from steph.diagnose.table import rows_in
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures
 from steph.record.values import Check, ModelChoice, Probe
 
@@ -18,15 +20,6 @@ LEAST_COMPUTED_BYTES = 16 << 20  # of torch's allocator: 2 MiB for one number, 3
 CAP_SLACK_BYTES = 256 << 20  # what other programs may take meanwhile
 FRACTION_TOLERANCE = 1e-3  # of the card; torch gives back what it was told to the last digits
 _LINE_CHARS = 4000
-_TO_CPU = r"\b(?:fall(?:s|ing)? ?back|fell back|switch(?:ing|ed)|defaulting|revert(?:ing|ed)?) (?:on)?to (?:the )?cpu\b"
-_WHY = r"(?:\bnan\b|\binf\b|non-?finite|out of memory|\boom\b|exception|\berrors?\b|too long|empty label|no labels)"
-_WHAT = r"\b(?:batch(?:es)?|(?:optimi[sz]er |training )?(?:steps?|updates?)|samples?|examples?|instances?|rows?)"
-# what is done, not what would be done: "will skip batches with NaN" and "skipping of NaN batches: enabled" say nothing
-_NOT_DONE = (
-    rf"\b(?:will|would|if|when|whether|unless|enabled?|disabled?|policy|option|(?:no|0|zero) {_WHAT})\b"
-    r"|(?<!rank )\b0 skipped|skipped \w+\s*[:=]\s*0\b"
-)
-_DONE = rf"^(?!.*(?:{_NOT_DONE})).*"
 
 MODEL_AVAILABLE = CheckKind("model_available", "H-1", FAIL)
 PARAMETERS_IN_RANGE = CheckKind("parameters_in_range", "H-1", FAIL)
@@ -46,62 +39,24 @@ NO_PROCESS_LEFT = CheckKind("no_process_left", "H-2・H-3", INFO)
 
 @dataclass(frozen=True)
 class LibraryWarning:
-    """One warning: `literal` is in every line of it (a quick look), `pattern` decides; `words` is its message's id.
-
-    `at_least`: so many lines; fewer are how a sound run begins. `gpu_only`: on the CPU it says what was asked for.
-    """
+    """A row of diagnose/library_warnings.toml, which says what is what."""
 
     literal: str
     pattern: re.Pattern[str]
     words: str
-    severity: Severity = WARN
+    severity: Severity
     at_least: int = 1
     gpu_only: bool = False
 
 
-def _row(
-    literal: str, pattern: str, words: str, severity: Severity = WARN, at_least: int = 1, gpu_only: bool = False
-) -> LibraryWarning:
-    return LibraryWarning(literal, re.compile(pattern, re.I), words, severity, at_least, gpu_only)
-
-
-TABLE: tuple[LibraryWarning, ...] = (
-    _row("ignored in loss", r"ignored in (?:the )?loss calculation", "library.not_in_loss"),
-    _row("labels", r"all (?:the )?labels .{0,60}(?:are|were) -100", "library.no_labels"),
-    _row(
-        "sequence length is longer",
-        r"token indices sequence length is longer than the specified maximum",
-        "library.too_long",
-    ),
-    _row("skip", rf"{_DONE}{_WHY}.{{0,100}}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}", "library.skipped"),
-    _row("kipp", rf"{_DONE}\bskipp(?:ed|ing)\b.{{0,40}}{_WHAT}.{{0,60}}{_WHY}", "library.skipped_rows"),
-    _row("kipping step", r"overflow.{0,60}skipping step", "library.overflow", at_least=5),
-    _row("Dropped ", r"dropped (?:lengthy|invalid) example", "library.dropped"),
-    _row("New tokens", r"new tokens have been added, make sure", "library.new_tokens"),
-    _row("offload", r"are on the meta device.{0,40}because they were offloaded", "library.off_gpu"),
-    _row("dispatched on the", r"modules are dispatched on the (?:cpu|disk)", "library.off_gpu"),
-    _row("requires_grad", r"none of the inputs have requires_grad=true", "library.no_gradient"),
-    _row("lora_", r"size mismatch for .{0,300}lora_", "library.lora_shapes"),
-    _row("not used when", r"were not used when initializing.{0,300}(?:lora_|_orig_mod)", "library.lora_unused"),
-    _row("peft_config", r"already found a `?peft_config`? attribute", "library.two_adapters"),
-    _row("a second time", r"modify a model with peft for a second time", "library.two_adapters"),
-    _row("best model", r"could not locate the best model", "library.no_best"),
-    _row("accumulation", r"gradient accumulation steps mismatch", "library.accumulation"),
-    _row("contamination", r"(?:packing|padding-free).{0,300}cross-contamination", "library.contamination"),
-    _row("right-padding", r"right-padding was detected", "library.right_padding"),
-    _row("max_length", r"input length of .{0,40} is \d{1,9}, but `?max_length`? is set to", "library.answer_cut"),
-    _row("maximum length", r"exceed the model's (?:pre-?defined )?maximum length", "library.beyond_model"),
-    _row("meta device", r"parameters (?:are|were) (?:still )?on the meta device", "library.meta"),
-    _row("CPU", rf"{_TO_CPU}", "library.to_cpu"),
-    _row("CPU", r"cpu\s?(?:に|へ)\s?(?:フォールバック|切り替え|切替)", "library.to_cpu"),
-    _row(
-        "CPU",
-        r"(?:cuda|gpu)\b.{0,40}\b(?:not|un)\s?(?:available|found|detected).{0,40}\b(?:using|running on) (?:the )?cpu",
-        "library.on_cpu",
-        gpu_only=True,
-    ),
-    _row("tokenized prompt", r"mismatch between tokenized prompt and", "library.boundary", INFO),
-)  # fmt: skip
+@cache
+def library_warnings() -> tuple[LibraryWarning, ...]:
+    """The table of warnings, in the order in which they are told."""
+    found = []
+    for row in rows_in("library_warnings")["warning"]:
+        severity = Severity(row.get("severity", WARN))
+        found.append(LibraryWarning(**{**row, "pattern": re.compile(row["pattern"], re.I), "severity": severity}))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -193,7 +148,7 @@ def _left_check(evidence: ProcessEvidence) -> Check:
 def _library_check(output: str, on_gpu: bool) -> Check:
     """The warnings of the table that were printed, in its order; as hard as the hardest of them."""
     found: list[tuple[LibraryWarning, list[str]]] = []
-    for row in TABLE:
+    for row in library_warnings():
         if row.literal in output and (on_gpu or not row.gpu_only):
             lines = [line[:_LINE_CHARS] for line in re.split(r"[\r\n]+", output) if row.literal in line]
             said = [line for line in lines if row.pattern.search(line)]
