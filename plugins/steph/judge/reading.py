@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from steph.base.messages import Message, say
 
@@ -58,42 +60,15 @@ _REASONING_LABEL = re.compile(r"(?<![#*\s])[#*\s]*+(?:reasoning|理由|根拠)[\
 _TYPED_EXCEPTION = re.compile(
     r"[\s\[(<【*]*(?:Traceback \(most recent|(?:\w{1,60}\.){0,6}[A-Z]\w{0,60}(?:Error|Exception)\b['\"]?\s*[:(\]>】])"
 )
-_ERROR_WORD = re.compile(
-    r"[\s\[(<【*]*(?:(?:an?\s+)?(?:unexpected\s+|internal\s+)?(?:error|exception)\b"
-    r"(?:\s*[:：\]>】)]|\s+(?:while|during|occurred|code|calling|generating|loading|processing|\d{3}\b))"
-    r"|(?:推論|生成|内部|予期しない|API)?(?:エラー|例外)(?:\s*[:：\]】)]|が(?:発生|起)|\s*\d{3}|\s*\Z|(?:により|のため)[^。]{0,20}(?:でき|失敗)))",
-    re.I,
-)
-_MESSAGE = re.compile(
-    r"cuda (?:out of memory|error\b|kernel)|device-side assert|out of memory\. tried to allocate|cublas_status"
-    r"|cudnn_status"
-    r"|nccl error|expected all tensors to be on|probability tensor contains|expected scalar type"
-    r"|shapes cannot be multiplied"
-    r"|index out of range in self|must match the size of tensor|no kernel image is available"
-    r"|connection (?:refused|reset|aborted|error)|max retries exceeded|\bread timed out|\brequest timed out"
-    r"|httpconnectionpool"
-    r"|failed to establish a new connection|\[errno -?\d+\]|remote end closed connection"
-    r"|\b[45]\d\d[\s:,-]+(?:bad gateway|service (?:temporarily )?unavailable|gateway time-?out|internal server error"
-    r"|too many requests|unauthorized|forbidden|not found|bad request|client error|server error)"
-    r"|\A\s*<(?:!doctype )?html\b|\A\s*\{\s*['\"](?:error|detail|exception)['\"]\s*:"
-    r"|\bhttp(?: status)?(?: code)?[ :/]+[45]\d\d\b"
-    r"|rate limit (?:exceeded|reached)|context length exceeded|maximum context length|upstream connect error"
-    r"|object has no attribute '|name '\w+' is not defined|object is not (?:callable|subscriptable|iterable)"
-    r"|list index out of range|no such file or directory",
-    re.I,
-)
-_FAILED_JA = re.compile(
-    r"[\s\[(<【*]*(?:推論|生成|API|接続|リクエスト|通信|サーバー?|メモリ|(?:回答|応答|モデル)(?:の|を)(?:生成|取得"
-    r"|推論|実行|呼び出し|読み込み))"
-    r"[^。\n]{0,12}(?:(?:失敗|エラー|例外|タイムアウト|不足)(?:しました|した|です|が発生|が起き|\s*[:：(（。\]】]"
-    r"|\s*\Z)"
-    r"|でき(?:ませんでした|なかった))"
-)
-_EXCUSE = re.compile(
-    r"[\s\[(<【*]*(?:time[d -]*out|cuda oom|oom|error|failed|exception|失敗|例外"
-    r"|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests)[\s.。!\])>】*]*",
-    re.I,
-)
+_FILE = Path(__file__).with_name("exception_words.toml")
+_WORDS = {
+    name: f"(?:{'|'.join(alternatives)})"
+    for name, alternatives in tomllib.loads(_FILE.read_text(encoding="utf-8")).items()
+}
+_OPENS = r"[\s\[(<【*]*"
+_MESSAGE, _ERROR_WORD = re.compile(_WORDS["message"], re.I), re.compile(_OPENS + _WORDS["error_word"], re.I)
+_FAILED_JA = re.compile(rf"{_OPENS}{_WORDS['failing_ja']}[^。\n]{{0,12}}{_WORDS['failed_ja']}")
+_EXCUSE = re.compile(rf"{_OPENS}{_WORDS['excuse']}[\s.。!\])>】*]*", re.I)
 
 
 def looping(text: str) -> Message | None:

@@ -39,22 +39,8 @@ class Family:
     caps_logits: bool = False
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        "qwen2": Family(is_measured=True, qkv_bias=True),
-        "qwen3": Family(is_measured=True, head_norms=True),
-        "llama": Family(is_measured=True),
-        "mistral": Family(is_measured=True),
-        "gemma": Family(keeps_fp32_norms=True),
-        "gemma2": Family(is_measured=True, layer_norms=4, keeps_fp32_norms=True, caps_logits=True),
-        "gemma3_text": Family(is_measured=True, layer_norms=4, head_norms=True, keeps_fp32_norms=True),
-        "phi3": Family(is_measured=True, fuses=True),
-        # mixtures of experts: parameters alone
-        "mixtral": Family(),
-        "qwen3_moe": Family(head_norms=True),
-        "gpt_oss": Family(qkv_bias=True),
-    }
-)
+_FAMILY_ROWS = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
+FAMILIES: Mapping[str, Family] = MappingProxyType({name: Family(**row) for name, row in _FAMILY_ROWS.items()})
 # text models of models that also see, whose layers are another family's
 SAME_LAYERS = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
 COUNTED_MARK = " (counted)"

@@ -197,29 +197,11 @@ class Workload:
 
 
 ABSMAX_BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes.functional.quantize_4bit: weights per scale, scales per fp32 scale
-# bytes beside weight and gradient of one trained parameter, by transformers' name of the optimizer; of adafactor's rows
-# and columns less than one. Paged ones (`paged_`) hold them in host memory
+_OPTIMIZERS = tomllib.loads(Path(__file__).with_name("optimizers.toml").read_text(encoding="utf-8"))
 OPTIMIZER_BYTES: Mapping[str, float] = MappingProxyType(
-    {
-        name: size
-        for size, names in {
-            12.0: "ademamix paged_ademamix_32bit",
-            8.0: "adamw_torch adamw_torch_fused paged_adamw paged_adamw_32bit stable_adamw schedule_free_adamw",
-            4.0: "lion lion_32bit paged_lion paged_lion_32bit "
-            "sgd_momentum adagrad rmsprop rmsprop_bnb rmsprop_bnb_32bit",
-            3.0: "ademamix_8bit paged_ademamix_8bit",
-            2.0: "adamw_bnb_8bit adamw_8bit paged_adamw_8bit",
-            1.0: "lion_8bit paged_lion_8bit rmsprop_bnb_8bit",
-            0.5: "adafactor",
-            0.0: "sgd",
-        }.items()
-        for name in names.split()
-    }
+    {name: float(size) for size, names in _OPTIMIZERS["bytes"].items() for name in names}
 )
-# transformers' names whose memory depends on more than a count of parameters, and that nobody measured here
-UNKNOWN_OPTIMIZERS = (
-    *("galore_", "apollo_", "lomo", "adalomo", "grokadamw", "adamw_anyprecision", "adamw_torch_", "muon"),
-)
+UNKNOWN_OPTIMIZERS = tuple(_OPTIMIZERS["unknown"]["begins_with"])
 MOMENTS_AS_WEIGHTS = ("adamw_torch", "adamw_torch_fused")  # torch's keep moments in the weights' precision
 DORA_WORK_BYTES = 33  # a number of the largest weight, while its norm is computed; of one measured point
 INPUT_OF = {"q_proj": "norm1", "k_proj": "norm1", "v_proj": "norm1", "gate_proj": "norm2", "up_proj": "norm2"}
