@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from itertools import chain, islice, pairwise
 
 from steph.base.fingerprint import cached_fingerprints as fingerprints
@@ -172,6 +173,7 @@ def _is_misread(text: str) -> bool:
     return "\ufffd" in text or any(map(_is_mojibake, text.splitlines()))
 
 
+@lru_cache(maxsize=1024)  # the frame of a prompt stands in every row
 def _is_mojibake(line: str) -> bool:
     """Whether what stands for it in another table of characters is, but for some lost ones, UTF-8."""
     if sum(not letter.isascii() for letter in line) < LEAST_FOREIGN_CHARS:

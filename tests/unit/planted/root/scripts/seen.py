@@ -28,17 +28,15 @@ def text_hash(text: str) -> str:
 
 
 def fingerprints(text: str) -> list[str]:
-    plain = _squeezed(text)
-    hashes = (_hash(plain[n : n + 12]) for n in range(len(plain) - 11))
-    return list(dict.fromkeys(f"{one:08x}" for one in hashes if one % 8 == 0))
-
-
-def _hash(piece: str) -> int:
-    value, bits = 0, (1 << 32) - 1
-    for character in piece:
-        value = (value * 0x01000193 + ord(character)) & bits
-    mixed = ((value ^ (value >> 15)) * 0x2C1B3C6D) & bits
-    return mixed ^ (mixed >> 12)
+    codes, bits, value = [0] * 12 + list(map(ord, _squeezed(text))), (1 << 32) - 1, 0
+    kept: dict[str, None] = {}
+    for place in range(12, len(codes)):  # a piece's hash follows from the one before it
+        value = (value * 0x01000193 + codes[place] - codes[place - 12] * 0xD38C7031) & bits
+        mixed = ((value ^ (value >> 15)) * 0x2C1B3C6D) & bits
+        mixed ^= mixed >> 12
+        if place > 22 and mixed % 8 == 0:
+            kept[f"{mixed:08x}"] = None
+    return list(kept)
 
 
 def _squeezed(text: str) -> str:
