@@ -24,8 +24,9 @@ from steph.contract.description import load_description
 from steph.judge.checks_adapter import ADAPTER_FINITE
 from steph.judge.checks_evaluation import LINE_BACKEND
 from steph.judge.checks_process import EXIT_ZERO
+from steph.judge.checks_progress import steps_check
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
-from steph.judge.evidence import TrainEvidence, names_model, same_model, same_path
+from steph.judge.evidence import Trained, TrainEvidence, names_model, same_model, same_path
 from steph.judge.kinds import check_kinds
 from steph.judge.verdict import checks_verdict
 from steph.record.settings import TrainSettings, steps_due, steps_in
@@ -79,6 +80,20 @@ def test_more_steps_than_an_epoch_are_seen_as_the_published_run_shows_them(tmp_p
     outcome, checks, _ = judge_training(evidence)
     assert (outcome.steps_done, outcome.steps_due, outcome.epochs_done) == (50, 35, 1.4286)
     assert {check.id for check in checks if check.holds is False} >= {"steps_complete", "epochs_as_asked"}
+
+
+@pytest.mark.parametrize(
+    ("is_text", "epochs", "hardness"),
+    [(True, 1.0, Severity.WARN), (False, 1.0, Severity.FAIL), (True, 1.4286, Severity.FAIL)],
+)
+def test_texts_that_are_cut_into_blocks_make_more_steps(is_text: bool, epochs: float, hardness: Severity) -> None:
+    """Only plain texts are, and not for longer than the epochs that were asked for."""
+    trained = Trained(
+        settings=TrainSettings(), rows=140, steps_done=50, steps_due=35, steps_counted=50, epochs=epochs,
+        is_plain_text=is_text,
+    )  # fmt: skip
+    check = steps_check(trained)
+    assert (check.holds, check.severity) == (False, hardness)
 
 
 def test_a_flood_of_losses_does_not_swell_the_record(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 
 from steph.base.fingerprint import cached_fingerprints as fingerprints
-from steph.base.fingerprint import normal_form, text_hash
+from steph.base.fingerprint import holds, normal_form, text_hash
 from steph.base.messages import say
 from steph.base.text import one_line
-from steph.contract.questions import NUMBERINGS, as_in_dataset, key_texts, plain_label, question_key
+from steph.contract.questions import NUMBERINGS, as_in_dataset, key_texts, plain_label, question_key, repeats_question
 from steph.contract.results import Results, Row
 from steph.judge.checks_prompts import asked_order
 from steph.judge.checks_seen import (
@@ -38,6 +38,7 @@ from steph.judge.checks_trained_use import (
     LEAST_PRINTS,
     PROMPTS_BARE,
     PROMPTS_HOLD_QUESTIONS,
+    SAME_TEXT,
     SCALING_AS_TRAINED,
     SPECIAL,
     Answer,
@@ -198,7 +199,10 @@ def _responses_check(seen: Answering, rows: Sequence[Row]) -> Check:
             cut += any(answer.first == text_hash(text) for answer in candidates)
             continue
         compared += 1
-        if not given_by(seen, row):
+        # a reasoning and the answer that was asked for after it, or a whole prompt with its answer
+        echoes = repeats_question(text, row.question, row.choices)
+        parts = {one for own in candidates for one in (*(own.response or ()), *((echoes and own.prompt) or ()))}
+        if not given_by(seen, row) and not (is_long and (holds(parts, text) or 0) >= SAME_TEXT):
             made_up, made_up_long = made_up + 1, made_up_long + is_long
             # a letter may have been written down otherwise than it was said
             said = normal_form(text).lower()

@@ -76,6 +76,14 @@ def steps_check(trained: Trained) -> Check:
     lacks_a_step = trained.packed and epochs and done and epochs * (1 + 1 / done) >= asked - EPOCH_TOLERANCE
     if lacks_a_step and not is_through and done == counted and done < due:  # what was left did not fill a step
         return STEPS_COMPLETE.check(False, "short_epoch", severity=WARN, done=done, due=due, epochs=epochs, asked=asked)
+    if (
+        trained.is_plain_text
+        and is_through
+        and done == counted
+        and done > due
+        and (epochs or 0) <= asked + EPOCH_TOLERANCE
+    ):
+        return STEPS_COMPLETE.check(False, "more_rows", severity=WARN, done=done, due=due, epochs=epochs)
     if done != counted or done >= due or not is_through:
         return STEPS_COMPLETE.check(done == due, "counted", done=done, due=due)
     if done / due >= LEAST_SHARE or trained.packed:

@@ -156,6 +156,7 @@ def _trained(
         epochs=epochs,
         rows=rows,
         packed=checks_progress.says_packing(evidence.output) or has_packed_batches(evidence.witness),
+        is_plain_text=evidence.row_format == "text",
         # the clock on the wall goes on while a machine sleeps
         seconds=max(lived, ended - evidence.attempt_started_unix) if lived is not None and ended is not None else lived,
         loss_arrivals=tuple(arrivals[place][0] for place in places),

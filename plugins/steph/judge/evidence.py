@@ -250,6 +250,7 @@ class Trained:
     epochs: float | None = None
     rows: int | None = None
     packed: bool = False
+    is_plain_text: bool = False  # rows without question and answer, which may be cut into blocks
     seconds: float | None = None
     loss_arrivals: tuple[float, ...] = ()
     output_dir: Path = Path()

@@ -1601,6 +1601,29 @@ SOUND_EVALUATIONS = (
     planted(
         "merged before it answers", (LLM, ON, "self._model = _with_adapter(base, config.lora_path).merge_and_unload()")
     ),
+    planted(
+        "the answer is asked for after the reasoning",
+        SINGLE,
+        (
+            LLM,
+            GENERATED,
+            "            options = self._generation_options(False)\n"
+            "            long = {**options, 'max_new_tokens': 400, 'eos_token_id': None}\n"
+            "            told = self._model.generate(**inputs, **long)\n"
+            "            asked = self._tokenizer('答え:', add_special_tokens=False, return_tensors='pt')['input_ids']\n"
+            "            output = self._model.generate(torch.cat([told, asked], -1), **options)",
+        ),
+        broken="answers_greedy",  # a note: there were two generations for each question
+    ),
+    planted(
+        "the response is the whole text, prompt and all",
+        SINGLE,
+        (
+            LLM,
+            "return [self._generation(ids, seconds) for ids in new_ids]",
+            "return [self._generation(ids, seconds) for ids in output.tolist()]",
+        ),
+    ),
     planted("a penalty of 1.1", (LLM, '"repetition_penalty": 1.0', '"repetition_penalty": 1.1')),
     planted(
         "more padding than needed",
