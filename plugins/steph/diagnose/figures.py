@@ -284,21 +284,8 @@ def unlike(found: Sequence[Collective]) -> tuple[Collective, Collective] | None:
 
 
 _OF_MILD = frozenset({Weight.HINT, Weight.SYMPTOM})
-_HANDLED = re.compile(
-    r"retry|retried|try(?:ing)? again|skipp(?:ing|ed)|falling back|fall(?:s)? back|reduc(?:e|ed|ing) (?:the "
-    r")?batch|batch size (?:to|was)"
-    r"|recover(?:ed|ing)|ignor(?:ed|ing)|\bhandled|(?<!watchdog )\bcaught|再試行|スキップ",
-    re.I,
-)
+_LINES = signs("lines", re.I)
 _HELP = re.compile(r"^\s*(?:usage:|-{1,2}[A-Za-z][\w-]*[ ,=])|^\s*(?:tip|hint|note)\s*:|^\s*#", re.I)
-_METRICS = re.compile(
-    r"['\"]train_runtime['\"]|^\*+ (?:train|eval) metrics|^EVALUATION RESULTS|^Detailed results saved"
-    r"|^(?:.*\b)?(?:Training|Fine-?tuning|Evaluation)(?: is| has)? (?:been )?(?:completed?|finished|done)\b|"
-    r"^Accuracy: [\d.]+"
-    r"|^\{(?![^\n]{0,400}\"(?:epoch|step|loss|learning_rate)\")(?:[^{}\n]{0,300}, ?)?"
-    r"\"(?:accuracy|acc|exact_match|f1|bleu|rouge\w{0,9}|perplexity)\": ?[\d.]{1,20}[,}]",
-    re.I,
-)
 _METRIC_WORD = re.compile('train_runtime|metrics|results|complete|finished|done|accuracy:|^\\{"')
 _GOES_ON = re.compile(r"^\{.*['\"](?:\w+_)?loss['\"]: ['\"]?[\d.]|^train_loss|^  ?epoch +=", re.I)
 _STEP_WORD, _LOSS_IS = re.compile(r"(?:iter|step|epoch|batch)\w*", re.I), re.compile(r"\bloss\s*[:=]\s*[\d.]", re.I)
@@ -313,7 +300,7 @@ def line_clue(line: PrintedLine, following: tuple[PrintedLine, ...] = ()) -> Clu
     found = _row_of(text, line.is_mild) if _trigger().search(text.lower()) else None
     if found is None:
         return None
-    if found.weight is Weight.CERTAIN and any(_HANDLED.search(near.text) for near in (line, *following[:2])):
+    if found.weight is Weight.CERTAIN and any(_LINES["handled"].search(near.text) for near in (line, *following[:2])):
         return None
     return found
 
@@ -331,7 +318,7 @@ def _row_of(text: str, is_mild: bool) -> Clue | None:
 
 def is_final_metric(line: PrintedLine) -> bool:
     """Whether the line reports the end of a training or an evaluation that ran through."""
-    return bool(_METRIC_WORD.search(line.text.lower()) and _METRICS.search(line.text))
+    return bool(_METRIC_WORD.search(line.text.lower()) and _LINES["metrics"].search(line.text))
 
 
 def shows_progress(line: PrintedLine) -> bool:
