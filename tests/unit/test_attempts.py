@@ -18,7 +18,7 @@ from steph.base.files import is_fresh
 from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, StageId, TrainerName
 from steph.conduct import attempts
-from steph.conduct.attempts import Finished, Judge, planned, run_attempt
+from steph.conduct.attempts import Finished, Judge, run_attempt
 from steph.conduct.preparation import Console, Setup, StageRun
 from steph.contract.commands import Call
 from steph.contract.description import Description
@@ -37,7 +37,7 @@ from steph.run.runner import ChildOutcome
 
 REPOSITORY = Path(__file__).parents[2]
 FORECAST = predict(BUILT_IN["Qwen/Qwen1.5-1.8B-Chat"], Workload(TrainerName.ANSWER, 2, 512))
-PLAN = planned(StageId.H2, verbatim("512/b2/4bit"), limit_seconds=60)
+PLAN = Attempt(stage=StageId.H2, number=0, label=verbatim("512/b2/4bit"), started_at="", limit_seconds=60)
 CALL = Call((sys.executable, "-c", ""))
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Literal
 
 from steph.base.files import read_source
-from steph.base.messages import Message, say
-from steph.base.terms import AnyStage, EndedBy
+from steph.base.messages import say
+from steph.base.terms import EndedBy
 from steph.base.text import redact
 from steph.conduct.preparation import Setup, StageRun
 from steph.contract.commands import Call, build_command, folder_beside, needed_libraries, passed_names
@@ -32,8 +32,8 @@ from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.evidence import CardMemory
 from steph.record.events import AttemptEnded, AttemptStarted
-from steph.record.settings import DataFile, Device, EvalSettings, TrainSettings
-from steph.record.values import Attempt, ProductionCall
+from steph.record.settings import DataFile, Device
+from steph.record.values import Attempt
 from steph.run import inputs, output
 from steph.run.gpu import capped_alloc_conf, memory_fraction_for_cap
 from steph.run.inputs import InputError, kept_safe, put_back, set_aside
@@ -95,30 +95,11 @@ class Finished:
 Judge = Callable[[Finished], Attempt]
 
 
-def planned(
-    stage: AnyStage,
-    label: Message,
-    *,
-    limit_seconds: float,
-    model_name: str | None = None,
-    settings: TrainSettings | EvalSettings | None = None,
-    production: ProductionCall | None = None,
-) -> Attempt:
-    """An attempt before it has begun; `run_attempt` numbers it."""
-    return Attempt(
-        stage=stage,
-        number=0,
-        label=label,
-        model_name=model_name,
-        settings=settings,
-        limit_seconds=limit_seconds,
-        production=production,
-        started_at="",
-    )
-
-
 def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attempt:
-    """Run one child and journal its end; `judge` completes the attempt with what its artifacts say."""
+    """Run one child and journal its end; `judge` completes the attempt with what its artifacts say.
+
+    `plan`: the attempt before it has begun, without a number.
+    """
     setup, journal, console = run.setup, run.journal, run.console
     folder = side_folder(run, plan.stage)
     writes = (setup.root / call.writes,) if call.writes is not None else ()

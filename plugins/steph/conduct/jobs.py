@@ -15,7 +15,7 @@ from typing import Literal
 from steph.base.files import sha256_or_none
 from steph.base.messages import Message, phrase, say, verbatim
 from steph.base.terms import AnyStage, ExtendedId, StageId, Verdict
-from steph.conduct.attempts import Finished, build_index, planned, run_attempt, script_flags, side_folder, training_rows
+from steph.conduct.attempts import Finished, build_index, run_attempt, script_flags, side_folder, training_rows
 from steph.conduct.preparation import Setup, StageRun, config_template, place_of
 from steph.contract import commands
 from steph.contract.commands import (
@@ -96,9 +96,11 @@ class TrainingJob:
             )
             target = commands.target_settings(settings, wanted)
             whole = commands.production_training(setup.description, files, wanted.model, target)
-        attempt = planned(
-            self.stage,
-            label or verbatim(settings.short()),
+        attempt = Attempt(
+            stage=self.stage,
+            number=0,
+            label=label or verbatim(settings.short()),
+            started_at="",
             model_name=model.name,
             settings=settings,
             limit_seconds=self.run.left_seconds(self.setup.profile.limits.train_attempt_seconds),
@@ -413,9 +415,11 @@ class Evaluation:
             )
             model, count = setup.profile.production.model, commands.questions_of(self.run.journal.record())
             whole = commands.production_evaluation(description, files, model, settings, count)
-        attempt = planned(
-            variant.stage,
-            say("attempt.variant", label=label, name=variant.name) if variant.name else label,
+        attempt = Attempt(
+            stage=variant.stage,
+            number=0,
+            label=say("attempt.variant", label=label, name=variant.name) if variant.name else label,
+            started_at="",
             model_name=self.model.name,
             settings=settings,
             limit_seconds=self.run.left_seconds(setup.profile.limits.evaluate_attempt_seconds),

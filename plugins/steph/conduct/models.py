@@ -15,7 +15,7 @@ from steph.base.messages import Message, say, words_of
 from steph.base.terms import FitVerdict, StageId, Verdict
 from steph.base.units import GIB
 from steph.child import twin
-from steph.conduct.attempts import planned, run_attempt
+from steph.conduct.attempts import run_attempt
 from steph.conduct.preparation import Setup, StageRun, TwinSource, cache_dir, twin_source
 from steph.contract.commands import Call
 from steph.contract.rows import RowLengths
@@ -68,7 +68,8 @@ def make_twin(run: StageRun, name: str) -> ModelChoice | NoModel:
     run.console.line(f"H-1 {say('console.twin', model=name, folder=str(folder))}")
     if not twin.is_kept(arguments):
         call = Call((run.setup.python, str(TWIN_SCRIPT), *arguments))
-        plan = planned(StageId.H1, say("attempt.twin", name=name), limit_seconds=run.left_seconds())
+        label, limit_seconds = say("attempt.twin", name=name), run.left_seconds()
+        plan = Attempt(stage=StageId.H1, number=0, label=label, started_at="", limit_seconds=limit_seconds)
         attempt = run_attempt(run, plan, call, lambda finished: finished.attempt)
         failed = attempt_verdict(attempt)
         if failed is not None:
