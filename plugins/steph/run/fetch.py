@@ -24,28 +24,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from steph.base.messages import Message, say, verbatim
+from steph.base.messages import Message, catalog, placeholders, say, verbatim
 from steph.base.terms import Cause
 from steph.base.text import LINE_CHARS, one_line
 from steph.run.processes import set_parent_death_signal
 
-# class, cause, message, the message's values, whether asking for another model would fail the same way; a subclass
-# stands before its base (GatedRepo is a RepositoryNotFound)
-_BY_CLASS = (
-    ("OfflineModeIsEnabled", Cause.HUB_UNREACHABLE, "hub.offline", "hub", True),
-    ("GatedRepoError", Cause.HUB_GATED, "hub.terms", "model page", False),
-    ("DisabledRepoError", Cause.HUB_NOT_FOUND, "hub.disabled", "model hub", False),
-    ("LocalTokenNotFoundError", Cause.HUB_GATED, "hub.no_token", "model", False),
-    ("RevisionNotFoundError", Cause.HUB_NOT_FOUND, "hub.revision_gone", "model hub", False),
-    ("RemoteEntryNotFoundError", Cause.HUB_NOT_FOUND, "hub.file_gone", "model hub", False),
-    ("HFValidationError", Cause.HUB_NOT_FOUND, "hub.no_name", "model error", False),
-    ("JSONDecodeError", Cause.HUB_UNREACHABLE, "hub.no_hub", "hub", True),
-    ("UnicodeDecodeError", Cause.HUB_UNREACHABLE, "hub.no_hub", "hub", True),
-    ("FileMetadataError", Cause.HUB_UNREACHABLE, "hub.no_hub", "hub", True),
-    ("TooManyRedirects", Cause.HUB_UNREACHABLE, "hub.no_hub", "hub", True),
-    ("ProxyError", Cause.HUB_UNREACHABLE, "hub.proxy", "hub error", True),
-    ("TimeoutException", Cause.HUB_UNREACHABLE, "hub.no_answer", "hub seconds", True),
-)
+_Row = tuple[Cause, str, bool]  # cause, message, whether asking for another model would fail the same way
+_NO_HUB: _Row = (Cause.HUB_UNREACHABLE, "hub.no_hub", True)
+# a subclass stands before its base (GatedRepo is a RepositoryNotFound)
+_BY_CLASS: dict[str, _Row] = {
+    "OfflineModeIsEnabled": (Cause.HUB_UNREACHABLE, "hub.offline", True),
+    "GatedRepoError": (Cause.HUB_GATED, "hub.terms", False),
+    "DisabledRepoError": (Cause.HUB_NOT_FOUND, "hub.disabled", False),
+    "LocalTokenNotFoundError": (Cause.HUB_GATED, "hub.no_token", False),
+    "RevisionNotFoundError": (Cause.HUB_NOT_FOUND, "hub.revision_gone", False),
+    "RemoteEntryNotFoundError": (Cause.HUB_NOT_FOUND, "hub.file_gone", False),
+    "HFValidationError": (Cause.HUB_NOT_FOUND, "hub.no_name", False),
+    **dict.fromkeys(("JSONDecodeError", "UnicodeDecodeError", "FileMetadataError", "TooManyRedirects"), _NO_HUB),
+    "ProxyError": (Cause.HUB_UNREACHABLE, "hub.proxy", True),
+    "TimeoutException": (Cause.HUB_UNREACHABLE, "hub.no_answer", True),
+}
+_BY_STATUS: dict[int, _Row] = {
+    401: (Cause.HUB_GATED, "hub.token_refused", False),
+    403: (Cause.HUB_GATED, "hub.forbidden", False),
+    404: (Cause.HUB_NOT_FOUND, "hub.no_model", False),
+    429: (Cause.HUB_UNREACHABLE, "hub.too_many", True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +108,27 @@ def classify(error: BaseException, *, name: str, endpoint: str, timeout_seconds:
     """Say what an exception means for model `name` at `endpoint`; `timeout_seconds` is what a request was given."""
     if isinstance(error, HubError):
         return error.failure
-    endpoint = one_line(endpoint)
-    for link in _chain(error):
-        for kind, cause, said, needs, is_wide in _BY_CLASS:
-            if kind in {cls.__name__ for cls in type(link).__mro__}:
-                values = {
-                    "model": repr(name) if kind == "HFValidationError" else name,
-                    "hub": endpoint,
-                    "page": f"{endpoint}/{name}",
-                    "error": _words(link),
-                    "seconds": timeout_seconds,
-                }
-                return HubFailure(cause, say(said, **{need: values[need] for need in needs.split()}), is_wide)
-        if failure := _by_status(link, name, endpoint):
-            return failure
-    for link in _chain(error):
-        if failure := _by_system(link, endpoint):
-            return failure
-    return HubFailure(Cause.OTHER, verbatim(f"{name}: {type(error).__name__}: {_words(error, LINE_CHARS)}"))
+    links = list(_chain(error))
+    # what the client says of an answer comes before what the machine says below it
+    rows = ((link, row) for look in (_by_client, _by_system) for link in links if (row := look(link)) is not None)
+    link, (cause, said, is_wide) = next(rows, (error, (Cause.OTHER, "", False)))
+    if not said:
+        return HubFailure(cause, verbatim(f"{name}: {type(error).__name__}: {_words(error, LINE_CHARS)}"))
+    hub, response = one_line(endpoint), _response_of(link)
+    values = {
+        "model": repr(name) if said == "hub.no_name" else name,
+        "hub": hub,
+        "page": f"{hub}/{name}",
+        "error": _words(link),
+        "seconds": timeout_seconds,
+        "status": getattr(response, "status_code", None),
+    }
+    if said == "hub.too_many":
+        # `RateLimit: "api";r=0;t=55` (IETF draft; the Hub's) or `Retry-After: 55`
+        limit = re.search(r";\s*t\s*=\s*(\d+)", response.headers.get("ratelimit", ""))
+        after = limit.group(1) if limit else response.headers.get("retry-after", "").strip()
+        values["when"] = say("hub.in_seconds", seconds=int(after)) if after.isdigit() else say("hub.later")
+    return HubFailure(cause, say(said, **{need: values[need] for need in placeholders(catalog("en")[said])}), is_wide)
 
 
 def _words(error: BaseException, width: int = 160) -> str:
@@ -142,59 +149,48 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _by_status(error: BaseException, name: str, endpoint: str) -> HubFailure | None:
-    """What an answer's status means, where the error has an answer."""
-    response: Any = None
+def _response_of(error: BaseException) -> Any:  # noqa: ANN401 - of httpx
     with contextlib.suppress(RuntimeError):  # which httpx raises for a `response` that was never set
-        response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    no_repository = any(cls.__name__ == "RepositoryNotFoundError" for cls in type(error).__mro__)
-    if no_repository or status == 404:
-        gone = say("hub.private" if status == 401 else "hub.no_model", model=name, hub=endpoint)
-        return HubFailure(Cause.HUB_NOT_FOUND, gone)
+        return getattr(error, "response", None)
+    return None
+
+
+def _by_client(error: BaseException) -> _Row | None:
+    """What the class of the client's error means, or else the status of an answer."""
+    kinds, status = {cls.__name__ for cls in type(error).__mro__}, getattr(_response_of(error), "status_code", None)
+    for kind, row in _BY_CLASS.items():
+        if kind in kinds:
+            return row
+    if "RepositoryNotFoundError" in kinds:
+        return Cause.HUB_NOT_FOUND, "hub.private" if status == 401 else "hub.no_model", False
     if not isinstance(status, int):
         return None
-    if status == 401:
-        return HubFailure(Cause.HUB_GATED, say("hub.token_refused", hub=endpoint))
-    if status == 403:
-        return HubFailure(Cause.HUB_GATED, say("hub.forbidden", model=name, hub=endpoint))
-    if status == 429:
-        # `RateLimit: "api";r=0;t=55` (IETF draft; the Hub's) or `Retry-After: 55`
-        limit = re.search(r";\s*t\s*=\s*(\d+)", response.headers.get("ratelimit", ""))
-        after = limit.group(1) if limit else response.headers.get("retry-after", "").strip()
-        when = say("hub.in_seconds", seconds=int(after)) if after.isdigit() else say("hub.later")
-        return HubFailure(Cause.HUB_UNREACHABLE, say("hub.too_many", hub=endpoint, when=when), is_endpoint_wide=True)
-    if status >= 500:
-        out_of_order = say("hub.out_of_order", hub=endpoint, status=status)
-        return HubFailure(Cause.HUB_UNREACHABLE, out_of_order, is_endpoint_wide=True)
-    said = say("hub.status", hub=endpoint, status=status, model=name, error=_words(error))
-    return HubFailure(Cause.HUB_UNREACHABLE, said)
+    is_down = status >= 500
+    return _BY_STATUS.get(status, (Cause.HUB_UNREACHABLE, "hub.out_of_order" if is_down else "hub.status", is_down))
 
 
-def _by_system(error: BaseException, endpoint: str) -> HubFailure | None:
+def _by_system(error: BaseException) -> _Row | None:
     """Errors of the machine below the HTTP client; the client's own class only says that there was one."""
-    names = {cls.__name__ for cls in type(error).__mro__}
-    text, line, number = str(error), _words(error), getattr(error, "errno", None)
+    names, text = {cls.__name__ for cls in type(error).__mro__}, str(error)
+    number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return HubFailure(Cause.DISK_FULL, say("hub.no_space", error=text))
+        return Cause.DISK_FULL, "hub.no_space", False
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return HubFailure(Cause.OTHER, say("hub.no_write", error=text))
-    is_wide = True
+        return Cause.OTHER, "hub.no_write", False
+    said, is_wide = None, True
     if isinstance(error, socket.gaierror) or "name resolution" in text or "Name or service not known" in text:
-        said = say("hub.no_name_of_host", hub=endpoint)
+        said = "hub.no_name_of_host"
     elif isinstance(error, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
-        said = say("hub.certificate", hub=endpoint, error=line)
+        said = "hub.certificate"
     elif isinstance(error, ConnectionRefusedError) or "Connection refused" in text:
-        said = say("hub.refused", hub=endpoint)
+        said = "hub.refused"
     elif isinstance(error, TimeoutError):
-        said = say("hub.timed_out", hub=endpoint)
+        said = "hub.timed_out"
     elif names & {"NetworkError", "RemoteProtocolError", "ConnectionError"}:
-        said, is_wide = say("hub.broke_off", hub=endpoint, error=line), "ConnectError" in names
+        said, is_wide = "hub.broke_off", "ConnectError" in names
     elif "Consistency check failed" in text or "XetDownloadError" in names:
-        said, is_wide = say("hub.cut", hub=endpoint, error=line), False
-    else:
-        return None
-    return HubFailure(Cause.HUB_UNREACHABLE, said, is_wide)
+        said, is_wide = "hub.cut", False
+    return (Cause.HUB_UNREACHABLE, said, is_wide) if said else None
 
 
 if __name__ == "__main__":
