@@ -256,13 +256,12 @@ def fit(
 
     Common models are answered from a table, at once; others are counted by transformers and peft, in seconds and once.
     """
-    from steph.conduct.fit import LoraOptions, fit_basis, fit_json, fit_text, subject
+    from steph.conduct.fit import CountingError, LoraOptions, fit_basis, fit_json, fit_text, subject
     from steph.conduct.preparation import cache_dir
     from steph.memory import fit as fitting
     from steph.memory.forecast import SHARINGS
     from steph.memory.shapes import ShapeError
     from steph.run.inputs import InputError
-    from steph.run.model_files import CountingError
 
     saved = tuple(filter(None, map(str.strip, modules_to_save.split(","))))
     own = Path(".venv/bin/python")

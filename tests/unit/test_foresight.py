@@ -15,14 +15,12 @@ from steph.base.messages import Message, speaking
 from steph.base.terms import TrainerName
 from steph.base.units import GIB
 from steph.cli import app
-from steph.conduct.fit import LoraOptions, subject
+from steph.conduct.fit import Counted, CountingError, LoraOptions, hub_config, subject
 from steph.memory import fit as fitting
 from steph.memory import terms
 from steph.memory.forecast import Forecast, floor_bytes, on_several_cards, predict, predict_any
 from steph.memory.shapes import COMMON, Linear, model_shape, parameter_count, shape_of_counts
 from steph.memory.terms import OLDER, TRAINERS, AdapterCount, Workload
-from steph.run.hub import hub_config
-from steph.run.model_files import Counted, CountingError, counted
 from typer.testing import CliRunner
 
 LLAMA, GEMMA, MOE = model_shape("Llama-3.1-8B"), model_shape("gemma-3-4b-it"), model_shape("Qwen3-30B-A3B")
@@ -376,7 +374,8 @@ class Counter:
     def count(self, config: Path, adapter: dict[str, Any] | None = None) -> Counted:
         """Ask as the command does."""
         cache = self.folder / "cache"
-        return counted("a model", config, adapter, python=str(self.python), cache=cache, tell=self.heard.append)
+        options = LoraOptions(None, 16, (), False, str(self.python), cache, self.heard.append)
+        return options.count("a model", config, adapter)
 
     @property
     def asked(self) -> Sequence[str]:

@@ -29,12 +29,12 @@ from fake_hub import (
 from japanese import is_told_in_japanese
 from steph.base.messages import speaking
 from steph.base.terms import Cause
+from steph.conduct.models import find_qwen_tokenizer
 from steph.memory.shapes import TINY, config_of, parameter_count
 from steph.record.values import ModelChoice
 from steph.run import hub as hub_module
 from steph.run.fetch import HubError
 from steph.run.hub import Hub, NoModelError, choose, download
-from steph.run.model_files import find_qwen_tokenizer
 
 A = "Qwen/Qwen1.5-1.8B-Chat"
 B = "Qwen/Qwen1.5-4B-Chat"

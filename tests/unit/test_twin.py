@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from steph.child import twin
+from steph.conduct.models import find_qwen_tokenizer
 from steph.memory.shapes import BUILT_IN, TINY, ModelShape, config_of, parameter_count
-from steph.run.model_files import find_qwen_tokenizer, folder_parameters
+from steph.run.model_files import folder_parameters
 
 TEXT = "労働基準法第三十二条 使用者は、労働者に、休憩時間を除き一週間について四十時間を超えて、労働させてはならない。"
 

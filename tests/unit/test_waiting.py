@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 from steph.base.messages import NOTHING
+from steph.conduct.fit import LoraOptions
 from steph.record.values import ModelChoice
-from steph.run import model_files
 from steph.run.hub import Hub, _fetch
 from steph.run.inputs import git_state
 from steph.run.processes import Child
@@ -38,7 +38,7 @@ def _download(program: Path, folder: Path) -> None:
 
 def _count(program: Path, folder: Path) -> None:
     (folder / "config.json").write_text("{}")
-    model_files.counted("a", folder / "config.json", None, python=str(program), cache=folder, tell=print)
+    LoraOptions(None, 16, (), False, str(program), folder, print).count("a", folder / "config.json")
 
 
 def _git(program: Path, folder: Path) -> None:

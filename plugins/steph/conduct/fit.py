@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from steph.base import units
-from steph.base.files import UnreadableError, read_json
-from steph.base.messages import Message, phrase, say, text, verbatim
+from steph.base.files import UnreadableError, parse_json_object, read_json, read_json_object, write_whole
+from steph.base.messages import Message, phrase, say, text, verbatim, words_of
 from steph.base.terms import FitVerdict, TrainerName
 from steph.base.units import GIB
 from steph.contract.settings import Card
@@ -22,14 +25,31 @@ from steph.memory.calibration import Calibration
 from steph.memory.fit import Fit
 from steph.memory.forecast import Forecast
 from steph.memory.terms import DEFAULT_TARGETS, AdapterCount
-from steph.run.hub import hub_config, is_offline
-from steph.run.model_files import Counted, CountingError, counted
+from steph.run.hub import is_offline
+from steph.run.processes import output_of
 from steph.tell.markdown import left, right
 
+COUNT_SCRIPT = Path(__file__).parents[1] / "child" / "count.py"
+COUNT_FORMAT = 2  # counted up when the same question would have another answer
+COUNT_SECONDS = 120
+CONFIG_SECONDS = 10.0  # for one small file of the Hub
 ALL = ("all", "all-linear")
 HEAD = ("embed_tokens", "lm_head")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 NAMES = re.compile(r"[\w\s,]*")
+
+
+class CountingError(Exception):
+    """The model can't be counted; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A model's shape, and LoRA's parameters and the modules that it is on where an adapter was asked about."""
+
+    shape: shapes.ModelShape
+    adapter: AdapterCount | None = None
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +65,66 @@ class LoraOptions:
     tell: Callable[[Message], object]
 
     def count(self, model: str, config: Path, adapter: dict[str, Any] | None = None) -> Counted:
-        """Ask transformers and peft about a model's configuration."""
-        return counted(model, config, adapter, python=self.python, cache=self.cache, tell=self.tell)
+        """Have transformers and peft count (`child/count.py`), or take the answer that is kept.
+
+        `model`: what it is called. `adapter`: arguments of peft.LoraConfig. Raises CountingError, and OSError where the
+        configuration can't be read.
+        """
+        # what makes two questions the same: the configuration, the adapter, and the packages that answer
+        home = Path(self.python).parent.parent
+        packages = [folder.stat().st_mtime_ns for folder in sorted(home.glob("lib/python*/site-packages"))]
+        contents = [COUNT_FORMAT, config.read_text(encoding="utf-8"), adapter, str(home), packages]
+        digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+        kept = self.cache / "counts" / f"{digest}.json"
+        try:
+            found = read_json_object(kept)
+        except (UnreadableError, OSError):
+            self.tell(say("fit.counting", model=model, python=self.python))
+            found = _count(model, config, adapter, self.python)
+            with contextlib.suppress(OSError):  # it costs the next question its seconds alone
+                write_whole(kept, json.dumps(found))
+        lora = found.get("adapter")
+        if lora is None:
+            return Counted(shapes.shape_of_counts(found))
+        count_of = AdapterCount(lora["lora"], lora["magnitude"], lora["whole"])
+        return Counted(shapes.shape_of_counts(found), count_of, tuple(lora["modules"]))
+
+
+def _count(model: str, config: Path, adapter: dict[str, Any] | None, python: str) -> dict[str, Any]:
+    command = [python, str(COUNT_SCRIPT), "--config", str(config), "--sizes", *shapes.COUNTED_SIZES]
+    command += ["--adapter", json.dumps(adapter)] if adapter is not None else []
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        ended = output_of(command, COUNT_SECONDS, environment)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CountingError(say("fit.not_counted", model=model, error=error)) from error
+    if ended.returncode != 0:
+        lines = ended.stderr.strip().splitlines() or [str(ended.returncode)]
+        raise CountingError(say("fit.not_counted", model=model, error=lines[-1]))
+    try:
+        return parse_json_object((ended.stdout.strip().splitlines() or [""])[-1].encode())
+    except UnreadableError as error:
+        raise CountingError(say("fit.not_counted", model=model, error=words_of(error))) from error
+
+
+def hub_config(name: str, cache_dir: Path | None = None, endpoint: str | None = None) -> Path:
+    """The config.json of a model, from the Hub's cache or else from the Hub; raises CountingError."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    file: dict[str, Any] = {"repo_id": name, "filename": "config.json", "cache_dir": cache_dir}
+    try:
+        path = try_to_load_from_cache(**file)
+        if not isinstance(path, str):
+            if is_offline():
+                raise CountingError(say("fit.no_config", model=name, error="HF_HUB_OFFLINE"))
+            path = hf_hub_download(**file, endpoint=endpoint, etag_timeout=CONFIG_SECONDS)
+        read_json_object(Path(path), finite=False)
+    except CountingError:
+        raise
+    except Exception as error:  # whatever the network, the Hub or the file does
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CountingError(say("fit.no_config", model=name, error=lines[0])) from error
+    return Path(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from steph.record.values import Attempt, Candidate, Check, ModelChoice, Predicte
 from steph.run import hub, model_files
 from steph.run.fetch import HubError
 from steph.run.inputs import InputError
-from steph.run.model_files import IncompleteModelError, find_qwen_tokenizer
+from steph.run.model_files import IncompleteModelError
 
 TWIN_SCRIPT = Path(__file__).parents[1] / "child" / "twin.py"
 TEXTS = (".json", ".jsonl")
@@ -116,6 +118,32 @@ def tokenizer_of(setup: Setup, source: TwinSource) -> Tokenizer:
     if not hashes:
         raise InputError(say("input.no_texts"))
     return Tokenizer(" ".join(hashes.values()), texts=tuple(hashes))
+
+
+def find_qwen_tokenizer(extra: Sequence[Path] = (), cache_dir: Path | None = None) -> Path | None:
+    """A folder with a `tokenizer.json` that knows ChatML, or None.
+
+    Looked for in $STEPH_TOKENIZER (a folder or a tokenizer.json), then in the folders `extra`, then in the Hub's cache,
+    Qwen's own models first. Raises ValueError where $STEPH_TOKENIZER is set to something else.
+    """
+
+    def with_chatml(path: Path) -> Path | None:
+        file = path if path.name == "tokenizer.json" else path / "tokenizer.json"
+        try:
+            return file.parent if b"<|im_start|>" in file.read_bytes() else None
+        except OSError:
+            return None
+
+    named = os.environ.get("STEPH_TOKENIZER")
+    if named:
+        folder = with_chatml(Path(named).expanduser())
+        if folder is None:
+            raise ValueError(say("model_files.no_chatml", named=named))
+        return folder
+    cache_dir = cache_dir or model_files.default_cache_dir()
+    patterns = ("models--Qwen--*/snapshots/*", "models--*/snapshots/*")
+    cached = (path for pattern in patterns for path in sorted(cache_dir.glob(pattern)))
+    return next(filter(None, map(with_chatml, (*extra, *cached))), None)
 
 
 def choose_model(run: StageRun) -> ModelChoice | NoModel:

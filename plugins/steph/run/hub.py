@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import steph
-from steph.base.files import UnreadableError, parse_json_object, read_json_object, write_whole
+from steph.base.files import UnreadableError, parse_json_object, write_whole
 from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.terms import Cause
 from steph.base.text import one_line
@@ -29,7 +29,7 @@ from steph.memory.shapes import BUILT_IN, parameter_count, shape_from_config
 from steph.record.values import ModelChoice, RejectedCandidate
 from steph.run import model_files
 from steph.run.fetch import HubError, HubFailure, classify
-from steph.run.model_files import CountingError, IncompleteModelError
+from steph.run.model_files import IncompleteModelError
 from steph.run.processes import Child
 
 SPARE_DISK_BYTES = 2 * GIB  # what stays free beside a download
@@ -42,7 +42,6 @@ _REASONS = {
     Cause.HUB_NOT_FOUND: "hub.not_found",
     Cause.DISK_FULL: "hub.disk_full",
 }
-_CONFIG_SECONDS = 10.0  # for one small file
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
 
@@ -373,23 +372,3 @@ def _watch(
         if now - last_change > stall_seconds:
             silent = {"model": choice.name, "hub": hub.endpoint, "seconds": stall_seconds}
             raise HubError(HubFailure(Cause.HUB_UNREACHABLE, say("hub.stalled", **silent, **sizes)))
-
-
-def hub_config(name: str, cache_dir: Path | None = None, endpoint: str | None = None) -> Path:
-    """The config.json of a model, from the Hub's cache or else from the Hub; raises CountingError."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-    file: dict[str, Any] = {"repo_id": name, "filename": "config.json", "cache_dir": cache_dir}
-    try:
-        path = try_to_load_from_cache(**file)
-        if not isinstance(path, str):
-            if is_offline():
-                raise CountingError(say("fit.no_config", model=name, error="HF_HUB_OFFLINE"))
-            path = hf_hub_download(**file, endpoint=endpoint, etag_timeout=_CONFIG_SECONDS)
-        read_json_object(Path(path), finite=False)
-    except CountingError:
-        raise
-    except Exception as error:  # whatever the network, the Hub or the file does
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CountingError(say("fit.no_config", model=name, error=lines[0])) from error
-    return Path(path)

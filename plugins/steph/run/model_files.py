@@ -1,29 +1,17 @@
-"""What a model is by its files: whether a folder is whole, what the Hub's cache holds, its parameters counted.
+"""What a model is by its files: whether a folder is whole, what the Hub's cache holds.
 
-Reads headers, never weights; asks no network. What its configuration alone amounts to is counted by transformers and
-peft in the pipeline's interpreter (`child/count.py`), and the answer is kept.
+Reads headers, never weights; asks no network.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 import re
 import shutil
-import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
-from steph.base.files import UnreadableError, parse_json_object, read_header, read_json_object, write_whole
-from steph.base.messages import Message, say, words_of
-from steph.memory.shapes import COUNTED_SIZES, ModelShape, shape_of_counts
-from steph.memory.terms import AdapterCount
-from steph.run.processes import output_of
+from steph.base.files import UnreadableError, read_header, read_json_object
+from steph.base.messages import say
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -38,26 +26,10 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_COUNT_SCRIPT = Path(__file__).parents[1] / "child" / "count.py"
-_COUNT_FORMAT = 2  # counted up when the same question would have another answer
-_COUNT_SECONDS = 120
 
 
 class IncompleteModelError(Exception):
     """A folder lacks something that a model needs; the message names folder and file in one line."""
-
-
-class CountingError(Exception):
-    """The model can't be counted; the message is one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """A model's shape, and LoRA's parameters and the modules that it is on where an adapter was asked about."""
-
-    shape: ModelShape
-    adapter: AdapterCount | None = None
-    modules: tuple[str, ...] = ()
 
 
 def default_cache_dir() -> Path:
@@ -132,80 +104,3 @@ def free_disk_bytes(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def find_qwen_tokenizer(extra: Sequence[Path] = (), cache_dir: Path | None = None) -> Path | None:
-    """A folder with a `tokenizer.json` that knows ChatML, or None.
-
-    Looked for in $STEPH_TOKENIZER (a folder or a tokenizer.json), then in the folders `extra`, then in the Hub's cache,
-    Qwen's own models first. Raises ValueError where $STEPH_TOKENIZER is set to something else.
-    """
-
-    def with_chatml(path: Path) -> Path | None:
-        file = path if path.name == "tokenizer.json" else path / "tokenizer.json"
-        try:
-            return file.parent if b"<|im_start|>" in file.read_bytes() else None
-        except OSError:
-            return None
-
-    named = os.environ.get("STEPH_TOKENIZER")
-    if named:
-        folder = with_chatml(Path(named).expanduser())
-        if folder is None:
-            raise ValueError(say("model_files.no_chatml", named=named))
-        return folder
-    cache_dir = cache_dir or default_cache_dir()
-    patterns = ("models--Qwen--*/snapshots/*", "models--*/snapshots/*")
-    cached = (path for pattern in patterns for path in sorted(cache_dir.glob(pattern)))
-    return next(filter(None, map(with_chatml, (*extra, *cached))), None)
-
-
-def counted(
-    model: str,
-    config: Path,
-    adapter: dict[str, Any] | None,
-    *,
-    python: str,
-    cache: Path,
-    tell: Callable[[Message], object],
-) -> Counted:
-    """Count by `child/count.py`, or take the answer that is kept; `tell` hears before it takes seconds.
-
-    `model`: what it is called. `adapter`: arguments of peft.LoraConfig. Raises CountingError, and OSError where the
-    configuration can't be read.
-    """
-    # what makes two questions the same: the configuration, the adapter, and the packages that answer
-    home = Path(python).parent.parent
-    packages = [folder.stat().st_mtime_ns for folder in sorted(home.glob("lib/python*/site-packages"))]
-    contents = [_COUNT_FORMAT, config.read_text(encoding="utf-8"), adapter, str(home), packages]
-    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-    kept = cache / "counts" / f"{digest}.json"
-    try:
-        found = read_json_object(kept)
-    except (UnreadableError, OSError):
-        tell(say("fit.counting", model=model, python=python))
-        found = _count(model, config, adapter, python)
-        with contextlib.suppress(OSError):  # it costs the next question its seconds alone
-            write_whole(kept, json.dumps(found))
-    lora = found.get("adapter")
-    if lora is None:
-        return Counted(shape_of_counts(found))
-    count_of = AdapterCount(lora["lora"], lora["magnitude"], lora["whole"])
-    return Counted(shape_of_counts(found), count_of, tuple(lora["modules"]))
-
-
-def _count(model: str, config: Path, adapter: dict[str, Any] | None, python: str) -> dict[str, Any]:
-    command = [python, str(_COUNT_SCRIPT), "--config", str(config), "--sizes", *COUNTED_SIZES]
-    command += ["--adapter", json.dumps(adapter)] if adapter is not None else []
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
-    try:
-        ended = output_of(command, _COUNT_SECONDS, environment)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CountingError(say("fit.not_counted", model=model, error=error)) from error
-    if ended.returncode != 0:
-        lines = ended.stderr.strip().splitlines() or [str(ended.returncode)]
-        raise CountingError(say("fit.not_counted", model=model, error=lines[-1]))
-    try:
-        return parse_json_object((ended.stdout.strip().splitlines() or [""])[-1].encode())
-    except UnreadableError as error:
-        raise CountingError(say("fit.not_counted", model=model, error=words_of(error))) from error
