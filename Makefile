@@ -1,6 +1,6 @@
 # Each target sets up what it needs. ARGS is handed to pytest: make accept ARGS="--steph-model Qwen/Qwen3-1.7B"
 PROGRAMS_INDEX = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-.PHONY: setup doctor accept test test-planted test-programs test-families test-llamafactory test-axolotl test-unsloth coverage lint clean docs
+.PHONY: setup doctor accept test test-planted test-programs test-rehearsals test-llamafactory test-axolotl test-unsloth coverage lint clean docs
 PYTHON ?= python3
 
 setup: .venv/.ready
@@ -23,9 +23,10 @@ test-planted: setup
 	STEPH_TEST_PLANTED=1 .venv/bin/python -m pytest tests/unit/pipeline/test_witness_planted.py \
 	  tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
 
-# a Llama, a Gemma and a Phi twin, each from its config.json through a whole rehearsal on the CPU
-test-families: setup
-	STEPH_TEST_FAMILIES=1 .venv/bin/python -m pytest tests/unit/test_rehearsal.py -k another_family -n 2 $(ARGS)
+# whole rehearsals on the CPU beside the one of make test: answers learnt by heart, a stranger's pipeline on a model of
+# the Hub, and a Llama, a Gemma and a Phi twin, each from its config.json
+test-rehearsals: setup
+	STEPH_TEST_REHEARSALS=1 .venv/bin/python -m pytest tests/unit/test_rehearsal.py -n 2 $(ARGS)
 
 # trl, lm_eval and a notebook's export as they are, in an environment of their own (2 GB), each through whole rehearsals
 test-programs: setup
