@@ -14,8 +14,12 @@ from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
 
 H1, H2, H3 = StageId
 FOREIGN = """
+import atexit
+import gc
 import sys
 import pytest
+
+atexit.register(lambda: print("frozen:", gc.get_freeze_count()))
 
 @pytest.mark.gpu
 def test_theirs():
@@ -60,12 +64,13 @@ def foreign_project(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("options", [(), ("-m", "gpu"), ("-n", "1"), ("-p", "no:timeout", "-p", "no:order")])
 def test_a_foreign_projects_gpu_tests_run_as_ever(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Installed beside it, the suite neither skips nor refuses its tests, loads nothing heavy and writes nothing."""
+    """Installed beside it, the suite neither skips nor refuses its tests, loads nothing heavy, writes nothing and leaves its garbage be."""
     environment = foreign_project(tmp_path)
     done = run_in(tmp_path / "project", *options, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     assert "StepH" not in done.stdout
+    assert "-n" in options or "frozen: 0" in done.stdout
     assert {path.name for path in (tmp_path / "project").iterdir()} <= {"pytest.ini", "test_theirs.py", "__pycache__"}
 
 

@@ -16,7 +16,7 @@ from suite_runs import CLONE, clean_environment, make_bench
 
 MODEL_BYTES = 64 << 30
 SPY = """
-import json, os, sys
+import gc, json, os, sys
 renders = []
 
 def pytest_collection_finish():
@@ -31,7 +31,7 @@ def pytest_collection_finish():
 
 def pytest_unconfigure():
     with open(os.environ["SPY_FILE"], "w") as file:
-        json.dump({"renders": renders, "modules": list(sys.modules)}, file)
+        json.dump({"renders": renders, "modules": list(sys.modules), "frozen": gc.get_freeze_count()}, file)
 """
 
 
@@ -51,6 +51,7 @@ def test_a_whole_run_renders_four_times_draws_once_and_loads_nothing_needless(tm
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert seen["renders"] == [False, False, False, True]
+    assert seen["frozen"], "pytest looks through everything for garbage, twice"
     needless = {"torch", "transformers", "huggingface_hub.hf_api", "httpx", "hypothesis", "anyio", "markdown_it"}
     assert not needless & set(seen["modules"])
 
