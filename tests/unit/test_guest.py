@@ -64,7 +64,10 @@ def foreign_project(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("options", [(), ("-m", "gpu"), ("-n", "1"), ("-p", "no:timeout", "-p", "no:order")])
 def test_a_foreign_projects_gpu_tests_run_as_ever(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Installed beside it, the suite neither skips nor refuses its tests, loads nothing heavy, writes nothing and leaves its garbage be."""
+    """Installed beside it, the suite neither skips nor refuses its tests, loads nothing heavy and writes nothing.
+
+    What pytest does at the end to find garbage, it does.
+    """
     environment = foreign_project(tmp_path)
     done = run_in(tmp_path / "project", *options, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
