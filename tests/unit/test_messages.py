@@ -29,6 +29,7 @@ from steph.base.messages import (
 from steph.base.terms import Cause, Phase
 from steph.diagnose.table import cases, steps
 from steph.doctor.checks import CATALOG as DOCTOR
+from steph.judge.checks_process import library_warnings
 from steph.judge.kinds import Needs, check_kinds
 
 SUITE = Path(steph.__file__).parent
@@ -61,6 +62,7 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     used |= {f"diagnose.case.{case.id}.{part}" for case in cases() for part in ("means", "do", "next")}
     used |= {f"diagnose.step.{step}{known}" for step in steps() for known in ("", ".known")}
     used |= {f"diagnose.phase.{phase}" for phase in Phase}
+    used |= {warning.words for warning in library_warnings()}
     files = [*(path for path in SUITE.rglob("*.*") if path.suffix in (".py", ".j2"))]
     files += [TOOLS / "checks_page.py", TOOLS / "key_tables.py"]
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
@@ -74,8 +76,9 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     used |= {f"check.{check}.{key}" for check in check_kinds() for key in literals if "." not in key}
     prefixes = set(re.findall(r"f[\"']([\w.]+)[.][{]", code))
     used |= {
-        one for one in catalog("ja") for start, _, end in [one.rpartition(".")] if start in prefixes and end in literals
-    }
+        one for one in catalog("ja") for dot in re.finditer(r"[.]", one)
+        if one[: dot.start()] in prefixes and one[dot.end() :] in literals
+    }  # fmt: skip
     assert {one for one in catalog("ja") if one not in used and one not in literals} == set()
     said = set(re.findall(r'\b(?:say|phrase|said|text|t)\("([\w-]+\.[\w.-]+)"', code))
     assert {one for one in said if not has_message(one)} == set()
