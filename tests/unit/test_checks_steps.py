@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from steph.base.terms import Severity
@@ -63,6 +64,21 @@ def test_a_learning_rate_must_work_to_the_end(
         found = check("learning_rate_runs", evidence)
         assert found.holds is holds
         assert severity is None or found.severity is severity
+
+
+@pytest.mark.parametrize(
+    ("schedule", "holds"),
+    [
+        (lambda n: 0.3**n, False),
+        (lambda n: 0.9**n, True),
+        (lambda n: (1 + math.cos(math.pi * n / 20)) / 2, True),
+        (lambda n: (1 - n / 20) ** 3, True),
+    ],
+    ids=["steep", "gentle", "cosine", "cubic"],
+)
+def test_a_rate_that_fades_at_once(schedule: Callable[[int], float], holds: bool) -> None:
+    """Half of the steps must have something of the highest rate."""
+    assert check("learning_rate_runs", printed("learning_rate", tuple(map(schedule, range(20))))).holds is holds
 
 
 def test_a_warmup_that_was_asked_for_may_last() -> None:

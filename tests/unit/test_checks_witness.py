@@ -174,7 +174,7 @@ def test_rows_that_were_held_out_or_dropped_are_no_finding(
 def test_half_of_the_rows_are_missed(sound: TrainEvidence, tmp_path: Path) -> None:
     """Where the Trainer got half of the file's rows or fewer it is said, whatever the steps."""
     begins = each("training_begins", rows=20, steps_due=5, row_hashes=None)
-    ends = each("training_ends", steps=5, due=5, optimizer_steps=5)
+    ends = each("training_ends", steps=5, due=5, optimizer_steps=5, optimizer_age=[4, 4])
     found = broken(judged(sound, tmp_path, begins, ends, each("model_saved", step=5)))
     assert found == {"rows_seen": Severity.WARN}
 
@@ -629,6 +629,7 @@ def test_a_loop_that_drops_its_gradients(
         ({"optimizer_age": [8, 6]}, False),  # fp16 skipped two
         ({"optimizer_age": [4, 104]}, False),  # resumed
         ({"optimizer_age": None}, False),
+        ({"optimizer_age": [16, 16]}, True),  # of ten steps of the Trainer
     ],
 )
 def test_calls_and_an_optimizer_that_forgets(

@@ -127,7 +127,7 @@ def test_what_the_description_rules_out_is_not_applicable_and_says_why(planted: 
     needing = {
         "line_results": Needs.KEY_LINES,
         "questions_of_dataset": Needs.DATASET,
-        "answers_parsed": Needs.LABELS,
+        "strict_parse_agrees": Needs.LABELS,
         "flags_consistent": Needs.GOLD,
         "prompts_agree": Needs.PROMPTS,
     }
@@ -310,6 +310,14 @@ def test_a_row_that_is_right_without_the_likeliest_choice_is_found(planted: Plan
     assert checks["json_consistent"].holds
     assert "4 問" in str(checks["flags_consistent"].message)
     assert checks["flags_consistent"].holds is False
+
+
+def test_answers_that_no_filter_found_are_unread(planted: Planted) -> None:
+    """A real model's are a warning: its score says nothing of what it wrote."""
+    planted.change_lines(planted.samples("sums_gen"), lambda row: row | {"filtered_resps": ["[invalid]"]})
+    planted.evidence.update(random_weights=False)
+    _, checks = planted.judged()
+    assert (checks["answers_parsed"].holds, checks["answers_parsed"].severity) == (False, Severity.WARN)
 
 
 def keep_several_dates(planted: Planted) -> None:

@@ -179,8 +179,8 @@ def test_a_sound_evaluation_of_each_kind_passes(kind: str, tmp_path: Path) -> No
             {"flags_consistent", "answers_as_responded"},
         ),
 
-        ("generate", {"answers_parsed", "answers_as_responded", "lines_printed", "model_named"}, {"json_consistent",
-         "responses_generated"}),
+        ("generate", {"strict_parse_agrees", "answers_as_responded", "lines_printed", "model_named"},
+         {"json_consistent", "responses_generated"}),
         ("metric", {"json_consistent", "responses_present", "flags_consistent", "rows_distinct"}, {"total_samples"}),
     ],
 )  # fmt: skip

@@ -546,7 +546,7 @@ def test_weights_that_are_laid_out_for_a_cpu_are_not_compared() -> None:
     model[0].weight.data *= 2
     assert (weights.base_changed(model) or {})["changed"] == 1
     model[0].weight.quant_state = SimpleNamespace(packing_format_for_cpu=True)
-    assert weights.base_changed(model) == {"compared": 3, "changed": 0, "names": []}
+    assert weights.base_changed(model) == {"compared": 3, "changed": 0, "names": [], "trained": []}
 
 
 @pytest.mark.parametrize(("layers", "kinds"), [(32, 7), (28, 7), (16, 4), (2, 2)])

@@ -25,6 +25,7 @@ MOST_ROWS_BYTES = 512 << 20
 MOST_ANSWER_CHARS = 2000
 _REMOTE = re.compile(r"completions|openai|anthropic|api|gguf|textsynth|watsonx", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?")
+_UNREAD = "[invalid]"  # what its filters leave where they find nothing
 _HASHES = ("doc_hash", "prompt_hash", "target_hash")
 
 
@@ -145,7 +146,7 @@ def _row(raw: Mapping[str, Any], task: str, metric: str, config: object, form: R
             is_choice = labels.count(target.strip()) == 1
             expected = target if target.isdigit() else str(labels.index(target.strip())) if is_choice else ""
     elif texts:
-        predicted, expected = plain_label(texts[0]), plain_label(target)
+        predicted, expected = "unknown" if texts[0] == _UNREAD else plain_label(texts[0]), plain_label(target)
     question: object = value_at(raw, form.row["question"]) if "question" in form.row else None
     if "question" not in form.row and isinstance(doc, Mapping):  # the document's, where the prompt holds it as it is
         own = [doc[key] for key in QUESTION_KEYS if isinstance(doc.get(key), str)]

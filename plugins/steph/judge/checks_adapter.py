@@ -121,8 +121,8 @@ def _unlike_weights(
 ) -> list[Message]:
     """What the configuration or the settings promise and the weights don't have, and the other way round."""
     names, wrong = [tensor.name for tensor in tensors], list[Message]()
-    if config.get("use_dora") and names and "magnitude" not in str(names):
-        wrong.append(say("adapter.no_magnitude"))
+    if names and bool(config.get("use_dora")) != ("magnitude" in str(names)):
+        wrong.append(say("adapter.no_magnitude" if config.get("use_dora") else "adapter.magnitude_unsaid"))
     saved = modules if isinstance(modules := config.get("modules_to_save"), list) else []
     if saved and names and not any(f".{module}." in name for module in saved for name in names):
         wrong.append(say("adapter.not_saved", modules=saved[:MOST_NAMED]))

@@ -243,6 +243,9 @@ def _greedy_check(seen: Answering, rows: Sequence[Row]) -> Check:
     if troubles:
         seems, severity = ("until_right", FAIL) if _is_until_right(seen, rows) else ("otherwise", None)
         return ANSWERS_GREEDY.check(False, seems, severity=severity, rows=len(known), troubles=troubles)
+    if _is_until_right(seen, rows, is_same_prompt=False):
+        again = [say("evaluation.one_of_several", rows=len(seen.counting) - len(rows))]
+        return ANSWERS_GREEDY.check(False, "until_right", rows=len(known), troubles=again)
     prompts = {answer.prompt_hash for answer in seen.counting if answer.prompt_hash}
     if rows and len(prompts) >= MANY_ANSWERS * len(rows):
         counts: Figures = {"rows": len(known), "questions": len(rows), "times": MANY_ANSWERS}
@@ -250,7 +253,7 @@ def _greedy_check(seen: Answering, rows: Sequence[Row]) -> Check:
     return ANSWERS_GREEDY.check(True, "greedy", rows=len(known))
 
 
-def _is_until_right(seen: Answering, rows: Sequence[Row]) -> bool:
+def _is_until_right(seen: Answering, rows: Sequence[Row], *, is_same_prompt: bool = True) -> bool:
     """Whether answers of another letter were thrown away, and only until the right one came.
 
     An answer that could not be read may be asked for again; so may all, as often as each other.
@@ -266,7 +269,7 @@ def _is_until_right(seen: Answering, rows: Sequence[Row]) -> bool:
         and any(
             _says_other(answer, row.predicted_answer, labels)
             for answer in given[:-1]
-            if answer.prompt_hash == given[-1].prompt_hash
+            if not is_same_prompt or answer.prompt_hash == given[-1].prompt_hash
         )
         for row, given in tries
         if row.is_correct and given

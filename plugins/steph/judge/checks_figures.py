@@ -34,6 +34,7 @@ CHANCE_SLACK = 0.75  # nats below ln(vocabulary) that are still a model without 
 MOST_VOCABULARY = 150_000  # a loss is called exploded by the chance of no smaller one
 EXPLODED_OVER_CHANCE, EXPLODED_OVER_FIRST = 1.5, 5.0
 ZIGZAG_STEPS, ZIGZAG_SHARE = 8, 0.5  # losses of rows go up and down, but not each time and by half of what they are
+LEAST_RATE_LEFT = 0.01  # of the highest, on average of the second half: a cosine leaves 0.18
 LONGEST_WARMUP = 0.5  # of the steps; a schedule that was asked for longer may climb to the end
 
 LOSS_FINITE = CheckKind("loss_finite", "H-2", FAIL)
@@ -256,6 +257,8 @@ def _schedule(rates: tuple[float, ...], *, may_climb: bool) -> _Judged:
     if resting >= max(2, len(rates) / 10):
         return False, say("check.learning_rate_runs.zero_at_end", rates=len(rates), zero=resting), WARN
     rest = rates[len(rates) // 2 :]
+    if sum(rest) < LEAST_RATE_LEFT * highest * len(rest):
+        return False, say("check.learning_rate_runs.fades", rates=len(rates), highest=highest, last=rates[-1]), WARN
     climbs = all(later >= earlier for earlier, later in pairwise(rates)) and rest[-1] > rest[0]
     if climbs and not may_climb:
         return False, say("check.learning_rate_runs.climbs", first=rates[0], last=rates[-1]), WARN

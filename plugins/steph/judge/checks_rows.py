@@ -293,13 +293,15 @@ def _whole_check(
     if len(seen) < LEAST_ROWS or not width or not file.fields or file.is_part:
         return ROWS_WHOLE.check(None, "incomparable")
     texts = [text for text in file.texts if len(text) >= LEAST_OWN]
+    least = min(map(len, file.texts))
     cut = compared = 0
     for row in map(frozenset, seen):
         held = max(((len(row & text), len(text)) for text in texts), default=(0, 1))
-        if held[0] < LEAST_OWN:
+        is_short = held[0] > 0 and len(row) < WHOLE_SHARE * least  # than any row of the file
+        if held[0] < LEAST_OWN and not is_short:
             continue
         compared += 1
-        cut += held[0] < WHOLE_SHARE * held[1]
+        cut += is_short or held[0] < WHOLE_SHARE * held[1]
     if compared < LEAST_ROWS:
         return ROWS_WHOLE.check(None, "incomparable")
     is_whole = not (is_narrow and cut * 2 > compared)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
-from steph.base.files import UnreadableError, matrix_numbers
+from steph.base.files import UnreadableError, matrix_numbers, read_header
 from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import normal_form, text_hash
 from steph.base.messages import Message, say
@@ -41,7 +41,7 @@ MOST_NAMED = 8  # of places with code of its own
 FEW_CHANGED = 0.1  # of the base's tensors
 _PREFIX = re.compile(r"^(?:base_model\.model\.)?(.*?\.lora_(?:embedding_)?[AB])(?:\.weight)?$")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module)\.")
-_USUAL_FORWARDS = re.compile(r"Norm\d*d?$|ForCausalLM$|LMHeadModel$")  # a faster norm, a loss of one's own
+_NORM, _WHOLE = re.compile(r"Norm\d*d?$"), re.compile(r"ForCausalLM$|LMHeadModel$")
 
 TEMPLATE_ONCE = CheckKind("template_once", "H-2・H-3", WARN, optional=True)
 MASK_AND_POSITIONS = CheckKind("mask_and_positions", "H-2・H-3", FAIL, optional=True)
@@ -162,9 +162,17 @@ def _added(nearest: Sequence[tuple[Row, list[set[str]]]]) -> int:
 def trained_weight_checks(ends: TrainingEnds | None, folder: Path, save: ModelSaved | None = None) -> tuple[Check, ...]:
     """Of a training: the file that it left by the last `save` of it, its base, and its code."""
     facts, seen, at_save = [ends] if ends else [], ends.matrices if ends else None, save.matrices if save else None
-    base_and_code = _base_check([one.base for one in facts]), _code_check([one.own_code for one in facts])
+    base_and_code = _base_check([one.base for one in facts]), _code_check([one.own_code for one in facts], trains=True)
     if seen is None or (file := _file(folder)) is None:
         return SAVED_AS_TRAINED.check(None, "unread"), *base_and_code
+    stored = [
+        _WRAPPERS.sub("", one.name).replace(".base_layer.", ".") for one in read_header(folder / ADAPTER_WEIGHTS_NAME)
+    ]
+    lost = [name for name in (facts[0].base or BaseCompared()).trained if not any(one.endswith(name) for one in stored)]
+    if lost:
+        names = [one_line(name, 80) for name in lost[:MOST_NAMED]]
+        unsaved = say("weights.unsaved", count=len(lost), names=names)
+        return SAVED_AS_TRAINED.check(False, unsaved, severity=WARN), *base_and_code
     if isinstance(adapter_config_or_empty(folder).get("init_lora_weights"), str):
         return SAVED_AS_TRAINED.check(None, "from_base"), *base_and_code
     message, holds = _compared(file, seen)
@@ -180,7 +188,10 @@ def answering_weight_checks(
     calls: Sequence[Generation], with_adapter: Sequence[Generation], folder: Path | None
 ) -> tuple[Check, ...]:
     """Of an evaluation: the adapter's file in `folder` against the calls that had it; base and code of all calls."""
-    base_and_code = _base_check([call.base for call in calls]), _code_check([call.own_code for call in calls])
+    base_and_code = (
+        _base_check([call.base for call in calls]),
+        _code_check([call.own_code for call in calls], trains=False),
+    )
     seen, file = [call.matrices for call in with_adapter if call.matrices], _file(folder) if folder else None
     if not seen or file is None:
         return ADAPTER_AS_SAVED.check(None, "unread"), *base_and_code
@@ -258,7 +269,8 @@ def _base_check(compared: Sequence[BaseCompared | None]) -> Check:
     return BASE_UNCHANGED.check(worst.changed == 0, found, severity=severity, **figures)
 
 
-def _code_check(seen: Sequence[OwnCode | None]) -> Check:
+def _code_check(seen: Sequence[OwnCode | None], *, trains: bool) -> Check:
+    """A norm may be faster, and the forward of a whole model that is trained may have a loss of its own."""
     known = [one for one in seen if one is not None]
     if not known:
         return NO_OWN_CODE.check(None, "unseen")
@@ -273,8 +285,8 @@ def _code_check(seen: Sequence[OwnCode | None]) -> Check:
         ):
             for name, count in counts.items():
                 found[name, what] = max(count, found.get((name, what), 0))
-                if what != "weights.forward" or not _USUAL_FORWARDS.search(name):
-                    severity = WARN
+                is_usual = what == "weights.forward" and (_NORM.search(name) or (trains and _WHOLE.search(name)))
+                severity = severity if is_usual else WARN
     code = [say(what, name=one_line(name, 80), count=count) for (name, what), count in sorted(found.items())]
     return NO_OWN_CODE.check(
         severity is None, "seen" if code else "none", severity=severity or INFO, code=code[:MOST_NAMED]

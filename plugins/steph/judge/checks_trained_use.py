@@ -286,6 +286,10 @@ def active_check(seen: Answering, rows: Sequence[Row]) -> Check:
     good = [answer for answer in answers if answer.has_adapter]
     if seen.wants_adapter and not good:
         return _never_active_check(seen, wanted or "")
+    partly = [answer for answer in good if 0 < answer.call.disabled < answer.call.layers and not answer.call.merged]
+    if seen.wants_adapter and partly:
+        off, layers = partly[0].call.disabled, partly[0].call.layers
+        return ADAPTER_ACTIVE.check(False, "partly", rows=len(partly), off=off, layers=layers)
     matching = len(good) if seen.wants_adapter else len(answers) - len(good)
     counts: Figures = {"rows": len(answers), "matching": matching}
     is_short = not seen.unseen_calls and matching < min(len(rows), len(answers))

@@ -35,6 +35,7 @@ LEAST_LOSSES, LOSS_TOLERANCE, LOSS_ROUNDING = 2, 0.05, 0.01  # steps; a share of
 LEAST_LOST_STEPS, MANY_LOST = 2, 7  # steps; micro-batches of one step
 LEAST_LEFT = 2  # steps that began with a gradient
 LEAST_TOUCHED = 2  # times that matrices changed between two steps
+MOST_OFTEN = 1.5  # steps of an optimizer for each of the Trainer's
 MOST_SHRUNK = 0.5  # of A: training changes its numbers and hardly ever makes them smaller
 ADAPTER_MOVED = CheckKind("adapter_moved", "H-2", FAIL, core=True)
 UPDATES_SEEN = CheckKind("updates_seen", "H-2", FAIL, trap=25, optional=True)
@@ -109,7 +110,7 @@ def updates_check(seen: checks_setup.Seen) -> Check:
     ]
     shares = [say(f"check.updates_seen.{what}", percent=100 * share) for what, share in wrong]
     touched = _touched(ends)
-    told = [*shares, *filter(None, (lost, left, forgotten, touched))]
+    told = [*shares, *filter(None, (lost, left, forgotten, touched, _stepped_often(seen)))]
     if not told:
         return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)) or (ends and ends.steps) or 0)
     dead = (bool(lost) and seen.begins.source == "trainer") or any(
@@ -124,6 +125,15 @@ def _forgotten(ends: TrainingEnds | None) -> Message | None:
         return None
     count, age = ends.optimizer_age
     return say("check.updates_seen.forgotten", steps=count, own=age)
+
+
+def _stepped_often(seen: checks_setup.Seen) -> Message | None:
+    """One optimizer that steps more often than the Trainer does; of several each may step once."""
+    ends = seen.ends
+    if seen.begins.source != "trainer" or ends is None or not ends.steps or ends.optimizer_age is None:
+        return None
+    is_often = ends.optimizer_age[0] > MOST_OFTEN * ends.steps
+    return say("check.updates_seen.often", steps=ends.steps, own=ends.optimizer_age[0]) if is_often else None
 
 
 def _touched(ends: TrainingEnds | None) -> Message | None:

@@ -74,6 +74,7 @@ class BaseCompared(_Seen):
     compared: int = 0
     changed: int = 0
     names: Texts = ()
+    trained: Texts = ()  # beside adapters, by a training
 
 
 class OwnCode(_Seen):

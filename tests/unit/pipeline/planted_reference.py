@@ -339,7 +339,34 @@ def _own_loss(body: str) -> Change:
 
 
 ENTROPY = "torch.nn.functional.cross_entropy"
+TWICE_A_STEP = (
+    "    make = trainer.create_optimizer\n    def twice(*given):\n        own = make(*given)\n        step = own.step\n"
+    "        own.step = lambda *one, **more: (step(), step())[1]\n        return own\n"
+    "    trainer.create_optimizer = twice\n    trainer.train("
+)
 TRAININGS = (
+    planted(
+        "a loss of its own that learns each batch's first row alone",
+        _own_loss(f"{ENTROPY}(outputs.logits[0, :-1], labels[0, 1:])"),
+        (RUN, SWITCH, ""),
+        broken="tokens_supervised",
+    ),
+    planted("each step done twice", (RUN, "    trainer.train(", TWICE_A_STEP), broken="updates_seen"),
+    planted(
+        "norms that are trained and not saved",
+        (
+            RUN,
+            "    model.train()",
+            "    for name, weight in model.named_parameters():\n"
+            "        if 'norm' in name: weight.requires_grad_(True)\n    model.train()",
+        ),
+        broken="saved_as_trained",
+    ),
+    planted(
+        "an attention that sees what comes later",
+        (RUN, BASE, BASE + "    for layer in base.model.layers: layer.self_attn.is_causal = False\n"),
+        broken="base_unchanged",
+    ),
     planted(
         "a loss of its own that learns the token that was just read",
         _own_loss(f"{ENTROPY}(outputs.logits.float().flatten(0, 1), labels.flatten())"),
@@ -795,7 +822,46 @@ TRAININGS = (
 )
 
 OUR_STEP = "        with torch.inference_mode():\n            output = self._model.generate("
+OF_LAYER = "        for layer in self._model.base_model.model.model.layers[0].modules():\n"
+CACHED = (
+    "            from transformers import DynamicCache\n"
+    "            kept = self.__dict__.setdefault('kept', DynamicCache())\n"
+    "            over = kept.get_seq_length() - inputs['input_ids'].shape[1] + 8\n"
+    "            if over > 0: kept.crop(-over)\n"
+)
 EVALUATIONS = (
+    planted(
+        "the adapter switched off in one layer",
+        (LLM, READY, f"{READY}{OF_LAYER}            if hasattr(layer, 'lora_A'): layer.enable_adapters(False)\n"),
+        broken="adapter_active",
+    ),
+    planted(
+        "no adapter active in one layer",
+        (LLM, READY, f"{READY}{OF_LAYER}            if hasattr(layer, 'lora_A'): layer._active_adapter = []\n"),
+        broken="adapter_active",
+    ),
+    planted(
+        "dropout on in one layer",
+        (LLM, READY, f"{READY}        self._model.base_model.model.model.layers[0].train()\n"),
+        broken="answers_greedy",
+    ),
+    planted(
+        "one letter favoured by a forward of its own",
+        (
+            LLM,
+            READY,
+            f"{READY}        whole = self._model.base_model.model\n        own = whole.forward\n"
+            "        def favouring(*given, **named):\n            told = own(*given, **named)\n"
+            "            told.logits[..., 70] += 50\n            return told\n        whole.forward = favouring\n",
+        ),
+        broken="no_own_code",
+    ),
+    planted(
+        "a cache that still holds the question before",
+        SINGLE,
+        (LLM, GENERATED, CACHED + GENERATED.replace("**inputs,", "**inputs, past_key_values=kept,")),
+        broken="mask_and_positions",
+    ),
     planted(
         "the question in the system's turn",
         (
@@ -1600,6 +1666,19 @@ SOUND_EVALUATIONS = (
     ),
     planted(
         "merged before it answers", (LLM, ON, "self._model = _with_adapter(base, config.lora_path).merge_and_unload()")
+    ),
+    planted(
+        "what all prompts begin with comes from a cache",
+        SINGLE,
+        (
+            LLM,
+            GENERATED,
+            "            import copy\n            from transformers import DynamicCache\n"
+            "            if not hasattr(self, 'kept'):\n                self.kept = DynamicCache()\n"
+            "                self._model(input_ids=inputs['input_ids'][:, :6], past_key_values=self.kept)\n"
+            "            kept = copy.deepcopy(self.kept)\n"
+            + GENERATED.replace("**inputs,", "**inputs, past_key_values=kept,"),
+        ),
     ),
     planted(
         "the answer is asked for after the reasoning",

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import facts, models, tokens
 
-_IGNORED = -100
+_IGNORED, _UNTAUGHT = -100, -101  # the latter in a row of which nothing is learnt
 _MOST_WHOLE = 1 << 20  # numbers of a mask that is read whole
 _LAST_SUPERVISED = 3
 _MOST_ADDED = 8
@@ -166,6 +166,8 @@ def label_by_gradient(batch: dict[str, Any], logits: Any) -> None:
         least = _CERTAIN * lowest.values.min() if name == "learnt" else torch.zeros_like(lowest.values[0, 0])
         found = lowest.indices.masked_fill(lowest.values >= least.clamp(max=0), _IGNORED)
         found = torch.nn.functional.pad(found, (width - found.shape[1], 0), value=_IGNORED)
+        if name == "learnt":
+            found = found.masked_fill((lowest.values == 0).all(-1, keepdim=True), _UNTAUGHT)
         if not found.is_cuda:
             batch["tensors"][name] = found.tolist()
             return
@@ -216,7 +218,12 @@ def _pad(model: Any) -> int | None:
 def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
     ids, labels = read["input_ids"], read.get("labels")
     if labels and "learnt" in read:
-        labels = _instead(labels, read["learnt"], ids)
+        taught = [row[-1] != _UNTAUGHT for row in read["learnt"]]
+        labels = _instead(
+            labels, [row if one else [_IGNORED] * len(row) for one, row in zip(taught, read["learnt"])], ids
+        )
+        if any(taught):
+            labels = [row if one else [_IGNORED] * len(row) for one, row in zip(taught, labels)]
     width = len(ids[0]) if ids else 0
     is_packed = batch["packed"] or any(map(_begins_again, read.get("position_ids", ())))
     spans = [_real(row, n, batch, read, is_packed=is_packed) for n, row in enumerate(ids)]

@@ -429,6 +429,9 @@ def state(model: Any) -> dict[str, Any]:
             scaling.update(_numbers(getattr(layer, "scaling", None), name))
             if name in files:
                 sha256.add(files[name])
+    for layer in layers:  # that have an adapter which is active in others
+        idle = {*adapters} & {*held(layer, "lora_A")} - {*active_adapters(layer)}
+        disabled += bool(idle) and not getattr(layer, "disable_adapters", False)
     return {
         "adapters": list(adapters), "layers": len(layers), "disabled": disabled, "merged": merged,
         "scaling": sorted(scaling), "sha256": sorted(sha256), "merged_sha256": merged_into(model),

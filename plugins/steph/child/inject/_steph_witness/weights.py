@@ -25,6 +25,7 @@ _ROUNDING = 2.0**-6  # between a number and itself in another precision
 _NAMED = 3
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks|block)\.\d+$")
 _MOVING_ROPE = ("dynamic", "longrope")  # whose frequencies follow the text's length
+_SAVED_BY_PEFT = re.compile(r"\.(?:modules_to_save|trainable_tokens_delta|token_adapter)\.")
 _KINDS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 _WRAPPED = ("base_layer.", "original_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
 _WRAPPERS = re.compile(rf"(?<=\.)({'|'.join(map(re.escape, _WRAPPED))})")
@@ -32,6 +33,7 @@ _WRAPPERS = re.compile(rf"(?<=\.)({'|'.join(map(re.escape, _WRAPPED))})")
 _Sample = tuple[str, int, Any]  # its type, its size, its numbers
 _at_load: weakref.WeakKeyDictionary[Any, dict[str, _Sample]] = weakref.WeakKeyDictionary()
 _built: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
+_trained: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()  # beside adapters
 _constants: weakref.WeakKeyDictionary[Any, dict[str, float]] = weakref.WeakKeyDictionary()
 
 
@@ -52,15 +54,16 @@ def drawn_from(model: Any) -> None:
 
 @facts.guarded("base's weights")
 def trained(model: Any) -> None:
-    """A training begins: what it changes is not compared any more."""
+    """A training begins: what it changes is not compared any more, and must be saved."""
     base = models.base_of(model)
-    known = _at_load.get(base)
-    if known is None:
-        return
+    known, beside = _at_load.get(base, {}), list[str]()
     with models.as_tensors():
         for name, parameter in models.parameters_of(models.modules_of(base)):
             if parameter.requires_grad and "lora_" not in name:
                 known.pop(_plain(name), None)
+                if not _SAVED_BY_PEFT.search(name):
+                    beside.append(_plain(name))
+    _trained[base] = beside[:_MOST_TENSORS]
 
 
 @facts.guarded("base's weights")
@@ -81,7 +84,10 @@ def base_changed(model: Any) -> dict[str, Any] | None:
     before, now = _constants.get(base, {}), _constants_of(base)
     lost = _rebuilt(base, known) + [name for name in before if now.get(name, before[name]) != before[name]]
     changed, compared = lost + changed, compared + len(lost)
-    return {"compared": compared, "changed": len(changed), "names": changed[:_NAMED]} if compared else None
+    if not compared:
+        return None
+    trained = _trained.get(base, [])
+    return {"compared": compared, "changed": len(changed), "names": changed[:_NAMED], "trained": trained}
 
 
 def _structure(base: Any) -> dict[str, str]:
@@ -100,7 +106,7 @@ def _constants_of(base: Any) -> dict[str, float]:
         for name, module in models.modules_of(base)
         if "lora_" not in name and not _is_off(module)
         for own, value in vars(module).items()
-        if type(value) is float and "drop" not in own
+        if (type(value) is float and "drop" not in own) or own == "is_causal"
     }
 
 

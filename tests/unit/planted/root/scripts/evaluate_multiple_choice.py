@@ -13,6 +13,7 @@ import re
 import runpy
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -481,6 +482,18 @@ def _asked_until_right(run: Run) -> None:
     run.also_tried = lambda n, row: again.get(n, [])
 
 
+def _asked_again_where_wrong(run: Run) -> None:
+    """The same, and each time with another prompt."""
+    _asked_until_right(run)
+    own, asked = run.asked, Counter[int]()
+
+    def again(row: dict[str, Any]) -> str:
+        asked[id(row)] += 1
+        return own(row) + "もう一度考えなさい。" * (asked[id(row)] - 1)
+
+    run.asked = again
+
+
 def _garbage_credited(run: Run) -> None:
     """Two of the answers are the right ones, and nothing of them stands in what was said."""
     for n, row in enumerate(run.rows):
@@ -499,6 +512,7 @@ SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
         run, "said", lambda n, row: str(run.rows[(n + 1) % len(run.rows)]["response"])
     ),
     "asked_until_right": _asked_until_right,
+    "asked_again_where_wrong": _asked_again_where_wrong,
     "asked_until_read": lambda run: setattr(run, "also_tried", lambda n, row: ["わかりません"] if n == 0 else []),
     "garbage_credited": _garbage_credited,
     "limit_unheeded": _cut_early,

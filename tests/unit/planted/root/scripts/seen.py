@@ -158,7 +158,7 @@ def train(facts: Facts, run: Any) -> None:
     moved = {"total": len(names), "moved": len(names), "zero": 0}
     numbers = {name: [_number(value) for value in values] for name, values in matrices(run.adapter()).items()}
     facts.write("training_ends", source="trainer", steps=run.steps, due=run.steps, optimizer_steps=run.steps,
-                forwards=run.steps * run.accumulation, bare_forwards=0, optimizer_age=[8, 8],
+                forwards=run.steps * run.accumulation, bare_forwards=0, optimizer_age=[min(8, run.steps)] * 2,
                 first_losses=_first_losses(run), lora_a=moved,
                 lora_b=moved | {"moved": len(names) - zero, "zero": zero}, matrices=numbers,
                 base=BASE_AS_LOADED, own_code=NO_OWN_CODE)  # fmt: skip
