@@ -23,10 +23,11 @@ test-planted: setup
 	STEPH_TEST_PLANTED=1 .venv/bin/python -m pytest tests/unit/pipeline/test_witness_planted.py \
 	  tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
 
-# whole rehearsals on the CPU beside the one of make test: answers learnt by heart, a stranger's pipeline on a model of
-# the Hub, and a Llama, a Gemma and a Phi twin, each from its config.json
+# whole rehearsals on the CPU beside the one of make test: answers learnt by heart, two ranks under torchrun, a stranger's
+# pipeline on a model of the Hub, and a Llama, a Gemma and a Phi twin, each from its config.json
 test-rehearsals: setup
-	STEPH_TEST_REHEARSALS=1 .venv/bin/python -m pytest tests/unit/test_rehearsal.py -n 2 $(ARGS)
+	STEPH_TEST_REHEARSALS=1 .venv/bin/python -m pytest tests/unit/test_rehearsal.py \
+	  tests/unit/pipeline/test_two_ranks.py -n 2 $(ARGS)
 
 # trl, lm_eval and a notebook's export as they are, in an environment of their own (2 GB), each through whole rehearsals
 test-programs: setup

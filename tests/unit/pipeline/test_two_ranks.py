@@ -1,6 +1,11 @@
-"""The reference pipeline in two processes under torchrun, run by the suite, beside the same work in one process."""
+"""The reference pipeline in two processes under torchrun, run by the suite, beside the same work in one process.
+
+They run where STEPH_TEST_REHEARSALS is set (`make test-rehearsals`); what the suite makes of ranks is tested without
+torch in `test_ranks.py`.
+"""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +21,10 @@ from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, PAGE, clean_environment
 
+pytestmark = pytest.mark.skipif(
+    "STEPH_TEST_REHEARSALS" not in os.environ,
+    reason="a rehearsal in two processes: set STEPH_TEST_REHEARSALS, or make test-rehearsals",
+)
 PROFILE = """
 [machine]
 title = "two ranks"
