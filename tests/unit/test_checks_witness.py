@@ -629,7 +629,8 @@ def test_a_loop_that_drops_its_gradients(
         ({"optimizer_age": [8, 6]}, False),  # fp16 skipped two
         ({"optimizer_age": [4, 104]}, False),  # resumed
         ({"optimizer_age": None}, False),
-        ({"optimizer_age": [16, 16]}, True),  # of ten steps of the Trainer
+        ({"optimizer_age": [16, 16], "optimizer_steps": 20}, True),  # of ten steps of the Trainer
+        ({"optimizer_age": [16, 16]}, False),  # of which a training before this one did the first
     ],
 )
 def test_calls_and_an_optimizer_that_forgets(

@@ -166,23 +166,14 @@ def _turns(messages: object, key: str) -> tuple[Turn, ...]:
         if isinstance(content, list):  # of parts; a call of a tool has no text
             parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
             content = "".join(part for part in parts if isinstance(part, str))
-        if not content and isinstance(calls := message.get("tool_calls"), list):  # the answer, as templates write it
-            content = "\n".join(json.dumps(_called(call), ensure_ascii=False) for call in calls)
+        if not content and isinstance(calls := message.get("tool_calls"), list):  # they are the answer
+            told = [call.get("function", call) for call in calls if isinstance(call, Mapping)]
+            parts = [one.get(key, "") for one in told if isinstance(one, Mapping) for key in ("name", "arguments")]
+            content = "\n".join(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in parts)
         if not isinstance(content, str):
             raise ValueError(say("row.no_turn_text", turn=n, key=repr(key)))
         turns.append(Turn(role, content))
     return tuple(turns)
-
-
-def _called(call: object) -> object:
-    """A call of a tool: its name and its arguments, which may be a text of their own."""
-    call = call.get("function", call) if isinstance(call, Mapping) else call
-    arguments = call.get("arguments") if isinstance(call, Mapping) else None
-    try:
-        told = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        told = arguments
-    return {"name": call.get("name"), "arguments": told} if isinstance(call, Mapping) else call
 
 
 def _alpaca(row: Mapping[str, object]) -> tuple[Turn, ...]:

@@ -132,7 +132,8 @@ def _stepped_often(seen: checks_setup.Seen) -> Message | None:
     ends = seen.ends
     if seen.begins.source != "trainer" or ends is None or not ends.steps or ends.optimizer_age is None:
         return None
-    is_often = ends.optimizer_age[0] > MOST_OFTEN * ends.steps
+    # two trainings may have it, one after the other
+    is_often = min(ends.optimizer_age[0], ends.optimizer_steps or 0) > MOST_OFTEN * ends.steps
     return say("check.updates_seen.often", steps=ends.steps, own=ends.optimizer_age[0]) if is_often else None
 
 
