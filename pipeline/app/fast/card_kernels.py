@@ -1,5 +1,6 @@
 """Whether this card can have kernels of our own."""
 
+import contextlib
 import functools
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,9 @@ def card_kernels() -> Any:  # noqa: ANN401 - a module without types
     if not torch.cuda.is_available():
         return None
     try:
-        return begin_compiling().result()
+        kernels = begin_compiling().result()
+        kernels.try_each()
+        return kernels
     except Exception as error:  # whatever is missing: training works the same without
         lines = str(error).strip().splitlines() or [""]
         note(f"Without kernels of its own, which is slower: {type(error).__name__}: {lines[-1]}")
@@ -32,6 +35,8 @@ def card_kernels() -> Any:  # noqa: ANN401 - a module without types
 def _compiled() -> Any:  # noqa: ANN401 - a module without types
     from app.fast import kernels
 
-    with torch.cuda.device(int(os.environ.get("LOCAL_RANK", "0"))):  # a new thread is on the first card
+    card = torch.cuda.device(int(os.environ.get("LOCAL_RANK", "0")))  # a new thread is on the first one
+    # its numbers don't count: a model that is loaded meanwhile changes torch's defaults for all threads
+    with card, contextlib.suppress(kernels.OtherNumbersError):
         kernels.try_each()
     return kernels

@@ -170,11 +170,22 @@ class GraphedStep:
                 place(self._trained, [None] * len(gradients))
                 step(dict(fixed.tensors), fixed.items)
             place(self._trained, gradients)
-            graph, loss = self._capture(lambda: step(dict(fixed.tensors), fixed.items))
+            graph, loss = self._capture(lambda: self._added(step, fixed, gradients))
         except RuntimeError:
             place(self._trained, had)
             raise
+        place(self._trained, gradients)
         return CapturedStep(graph, fixed, loss, gradients)
+
+    def _added(self, step: Step, fixed: FixedBatch, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A micro-batch whose gradients are added to these all at once, not one by one."""
+        place(self._trained, [None] * len(gradients))
+        loss = step(dict(fixed.tensors), fixed.items)
+        pairs = [
+            (into, each.grad) for into, each in zip(gradients, self._trained, strict=True) if each.grad is not None
+        ]
+        torch._foreach_add_([into for into, _ in pairs], [gradient for _, gradient in pairs])
+        return loss
 
     def _timed(self, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
         started = self._clock()

@@ -114,13 +114,37 @@ def _norm_heads_backward(
     tl.store(target + token * heads * WIDTH + at, scale * (d - x * scale * mean), inside)
 
 
+@triton.jit(do_not_specialize=("vocabulary",))
+def _cross_entropy(logits, targets, losses, vocabulary, IGNORED: tl.constexpr, ELEMENTS: tl.constexpr):
+    """A position's loss, and its gradient in the place of its logits."""
+    place = tl.program_id(0).to(tl.int64)
+    target, row, lane = tl.load(targets + place), logits + place * vocabulary, tl.arange(0, ELEMENTS)
+    is_label = target != IGNORED
+    own = tl.load(row + tl.where(is_label, target, 0)).to(tl.float32)  # before any of them is written over
+    most, total = tl.full((ELEMENTS,), -1e30, tl.float32), tl.zeros((ELEMENTS,), tl.float32)
+    for begin in range(0, vocabulary, ELEMENTS):
+        inside = begin + lane < vocabulary
+        x = tl.load(row + begin + lane, inside, -1e30).to(tl.float32)
+        higher = tl.maximum(most, x)
+        total = total * tl.exp(most - higher) + tl.where(inside, tl.exp(x - higher), 0)
+        most = higher
+    highest = tl.max(most, 0)
+    log_total = highest + tl.log(tl.sum(total * tl.exp(most - highest), 0))
+    tl.store(losses + place, tl.where(is_label, log_total - own, 0))
+    for begin in range(0, vocabulary, ELEMENTS):
+        inside = begin + lane < vocabulary
+        x = tl.load(row + begin + lane, inside, 0).to(tl.float32)
+        gradient = tl.exp(x - log_total) - tl.where(begin + lane == target, 1.0, 0.0)
+        tl.store(row + begin + lane, tl.where(is_label, gradient, 0), inside)
+
+
 class _Launcher:
     """A kernel with its constants and options. From the second launch on, Triton does not look at every argument again.
 
     What was compiled once fits all tensors of the same types that begin at a multiple of 16 bytes.
     """
 
-    def __init__(self, kernel: Any, *constants: int, **options: bool) -> None:  # noqa: ANN401 - Triton has no types
+    def __init__(self, kernel: Any, *constants: int, **options: int) -> None:  # noqa: ANN401 - Triton has no types
         self._kernel, self._constants, self._options = kernel, constants, options
         self._compiled: dict[tuple[Any, ...], Any] = {}
 
@@ -186,7 +210,7 @@ def dequantiser(packed: torch.Tensor, state: Any) -> Callable[..., torch.Tensor]
     """
     is_known = (
         packed.is_cuda and packed.is_contiguous() and packed.dtype == torch.uint8 and packed.shape[0] != 1
-        and state.nested and state.dtype != torch.float32 and state.shape.numel() % state.blocksize == 0
+        and state.nested and state.dtype != torch.float32 and state.code.dtype == torch.float32 and state.shape.numel() % state.blocksize == 0
     )  # fmt: skip
     if not is_known:
         return None
@@ -293,10 +317,31 @@ class NormedHeads(torch.autograd.Function):  # type: ignore[misc]
         return target, None, None
 
 
+def can_compare(logits: torch.Tensor) -> bool:
+    """Whether the kernel takes the cross entropy of these logits (positions, vocabulary)."""
+    return bool(logits.is_cuda and logits.dim() == 2 and logits.is_contiguous())
+
+
+def summed_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, ignored: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss in fp32, summed over the positions, and the gradient of the logits, written over them."""
+    losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    launch = _launcher(_cross_entropy, ignored, _ELEMENTS, num_warps=8)
+    launch((len(logits), 1), (logits, targets, losses), logits.shape[1])
+    return losses.sum(), logits
+
+
+class OtherNumbersError(RuntimeError):
+    """A kernel computes something else than what it stands for."""
+
+
+@torch.enable_grad()
+@torch.autocast("cuda", enabled=False)
 def try_each() -> None:
     """Compile each kernel, and compare it twice with torch and bitsandbytes: a second launch takes another way.
 
-    Raises what Triton, its compiler or the card raise, and `RuntimeError` where the numbers are others.
+    Raises what Triton, its compiler or the card raise, and `OtherNumbersError`.
     """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
@@ -304,6 +349,10 @@ def try_each() -> None:
     rows = numbers.view(-1, 256)
     silu = torch.nn.functional.silu(rows)
     ones, zeros = torch.ones_like(numbers[0, :1]), torch.zeros_like(numbers[0, :1])
+    targets = torch.arange(len(rows), device="cuda") % 256
+    exact = rows.float().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(exact, targets, reduction="sum")
+    (of_exact,) = torch.autograd.grad(expected, exact)
     varied = torch.linspace(0, 2**22, 2**22, device="cuda").sin().to(torch.bfloat16).view(4096, -1)
     packed, state = quantize_4bit(varied, quant_type="nf4", compress_statistics=True)
     dequantise = dequantiser(packed, state)
@@ -315,12 +364,20 @@ def try_each() -> None:
         turned, quarter = apply_rotary(numbers, numbers, ones, zeros)[0], apply_rotary(numbers, numbers, zeros, ones)[0]
         first, second = numbers.chunk(2, -1)
         normed = NormedHeads.apply(numbers, ones[0, 0], 1e-6)
-        pairs = [
-            (normed, torch.nn.functional.rms_norm(numbers, (128,), eps=1e-6)),
-            (product, silu * rows), (again, silu * rows), (of_up, silu * rows),
-            (of_gate, torch.ops.aten.silu_backward(rows * rows, rows)),
-            (turned, numbers), (quarter, torch.cat([-second, first], -1)),
-        ]  # fmt: skip
-        is_same = weight is None or torch.equal(weight, dequantize_4bit(packed, state))
-        if not is_same or not all(torch.allclose(one, other, rtol=0.02, atol=0.02) for one, other in pairs):
-            raise RuntimeError("kernels of its own gave other numbers than torch")
+        loss, of_logits = summed_cross_entropy(rows.clone(), targets, -100)
+        pairs = {
+            "the loss": (loss, expected.detach()),
+            "its gradient": (of_logits.float(), of_exact),
+            "norms of heads": (normed, torch.nn.functional.rms_norm(numbers, (128,), eps=1e-6)),
+            "silu(gate) · up": (product, silu * rows),
+            "silu(gate) · up in the backward": (again, silu * rows),
+            "the gradient of up": (of_up, silu * rows),
+            "the gradient of gate": (of_gate, torch.ops.aten.silu_backward(rows * rows, rows)),
+            "queries that stay": (turned, numbers),
+            "queries that are turned": (quarter, torch.cat([-second, first], -1)),
+        }
+        wrong = [name for name, pair in pairs.items() if not torch.allclose(*pair, rtol=0.02, atol=0.02)]
+        if weight is not None and not torch.equal(weight, dequantize_4bit(packed, state)):
+            wrong.append("dequantised weights")
+        if wrong:
+            raise OtherNumbersError(f"a kernel gave other numbers than torch for {', '.join(wrong)}")

@@ -5,7 +5,9 @@ made once and the adapter's is added into it. Queries, keys and values are one p
 MLP, whose own product is made again in the backward.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,33 +20,43 @@ from app.fast.card_kernels import card_kernels
 ADAPTER = "default"
 
 
-def shorten_lora(model: torch.nn.Module) -> int:
-    """Give every adapted linear layer without dropout, and what is around them, the short way; how many layers got it.
+def shorten_lora(model: torch.nn.Module) -> "list[Together]":
+    """Give every adapted linear layer without dropout, and what is around them, the short way; those of each input.
 
     A module's class becomes a subclass of what it was.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_plain(module)]
-    for layer in layers:
-        _become(layer, _ShortLinear)
-    known: dict[type, bool] = {}
-    for module in model.modules() if layers else ():
-        # PEFT's adapted layer has the same name as bitsandbytes' own
-        is_frozen = type(module).__name__ == "Linear4bit" and not isinstance(module, (LoraLayer, _ShortLinear))
-        if is_frozen and _is_frozen(module):
+    short: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_plain(module)]
+    if not short:
+        return []
+    # PEFT's adapted layer has the same name as bitsandbytes' own
+    others = (module for module in model.modules() if not isinstance(module, LoraLayer))
+    short += [module for module in others if type(module).__name__ == "Linear4bit" and _is_frozen(module)]
+    for module in short:
+        if not isinstance(module, _ShortLinear):
             _become(module, _ShortLinear)
-    for module in model.modules() if layers else ():
-        projections = [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
+            module.__dict__["_alone"] = Together([module])
+    groups: list[Together] = []
+    known: dict[type, bool] = {}
+    for module in model.modules():
+        projections: list[Any] = [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
         if all(isinstance(projection, _ShortLinear) for projection in projections):
-            shared = _SharedInput(projections)
+            shared = _SharedInput(Together(projections))
             for projection in projections:
                 projection.__dict__["_shared_input"] = shared
+            groups.append(shared.together)
         if not _looks_gated(module) or not _is_silu(module):
             continue
+        both, down = Together([module.gate_proj, module.up_proj]), Together([module.down_proj])
+        module.__dict__["_both"], module.__dict__["_down"] = both, down
         if type(module) not in known:
             known[type(module)] = _is_gated(module)
         if known[type(module)]:
-            _become(module, _ShortGatedMlp)
-    return len(layers)
+            groups += [both, down]
+            if not isinstance(module, _ShortGatedMlp):
+                _become(module, _ShortGatedMlp)
+    grouped = {layer for group in groups for layer in group.layers}
+    groups += [module.__dict__["_alone"] for module in short if module not in grouped]
+    return [group for group in groups if group.adapted]
 
 
 def _become(module: torch.nn.Module, way: type) -> None:
@@ -55,29 +67,30 @@ def _become(module: torch.nn.Module, way: type) -> None:
 class _ShortLinear:
     def forward(self: Any, inputs: torch.Tensor, *others: object, **named: object) -> torch.Tensor:
         """The base's product and the adapter's in one."""
-        if others or named or not _is_short_now(self):
+        alone = self.__dict__["_alone"]
+        if others or named or not alone.is_short_now():
             return super().forward(inputs, *others, **named)  # type: ignore[misc]
         shared = self.__dict__.get("_shared_input")
         output = shared.output(self, inputs) if shared else None
-        return _multiplied((self,), inputs)[0] if output is None else output
+        return alone.outputs(inputs)[0] if output is None else output
 
 
 class _SharedInput:
     """Layers that an attention calls one after the other with the same input: the first call computes them all."""
 
-    def __init__(self, layers: list[Any]) -> None:
-        self._layers = layers
+    def __init__(self, together: "Together") -> None:
+        self.together = together
         self._inputs: torch.Tensor | None = None
         self._waiting: dict[Any, torch.Tensor] = {}
         self._is_shared = True
 
     def output(self, layer: Any, inputs: torch.Tensor) -> torch.Tensor | None:  # noqa: ANN401 - PEFT has no types
         """This layer's output, or None where it is none of a product of them all."""
-        if layer is self._layers[0]:
+        if layer is self.together.layers[0]:
             self._inputs, self._waiting = None, {}
-            if self._is_shared and all(map(_is_short_now, self._layers)):
-                outputs = _multiplied(self._layers, inputs)
-                self._inputs, self._waiting = inputs, dict(zip(self._layers, outputs, strict=True))
+            if self._is_shared and self.together.is_short_now():
+                outputs = self.together.outputs(inputs)
+                self._inputs, self._waiting = inputs, dict(zip(self.together.layers, outputs, strict=True))
         elif self._waiting and inputs is not self._inputs:
             self._is_shared, self._waiting = False, {}
         output = self._waiting.pop(layer, None)
@@ -89,15 +102,84 @@ class _SharedInput:
 class _ShortGatedMlp:
     def forward(self: Any, inputs: torch.Tensor) -> torch.Tensor:
         """All of it in one."""
-        layers = self.gate_proj, self.up_proj, self.down_proj
-        if not all(map(_is_short_now, layers)):
+        both, down = self.__dict__["_both"], self.__dict__["_down"]
+        are_known = (*both.layers, *down.layers) == (self.gate_proj, self.up_proj, self.down_proj)
+        if not (are_known and both.is_short_now() and down.is_short_now()):
             return super().forward(inputs)  # type: ignore[misc]
-        return _GatedMlp.apply(_as_computed(inputs), *_weights(layers), layers)
+        return _GatedMlp.apply(_as_computed(inputs), *both.weights(), *down.weights(), both, down)
 
 
-def _multiplied(layers: Sequence[Any], inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    outputs: tuple[torch.Tensor, ...] = _Products.apply(_as_computed(inputs), *_weights(layers), layers)
-    return outputs
+class Together:
+    """Linear layers of one input, each with or without an adapter."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = layers
+        self.bases = [_base_of(layer) for layer in layers]
+        self.sizes = [base.out_features for base in self.bases]
+        self.adapted = [index for index, layer in enumerate(layers) if isinstance(layer, LoraLayer)]
+        self.copies: Callable[[], list[torch.Tensor] | None] = lambda: None
+
+    def is_short_now(self) -> bool:
+        """Whether nothing but the one adapter computes and is trained."""
+        return all(map(_is_short_now, self.layers))
+
+    def weights(self) -> list[torch.Tensor]:
+        """A and B of each adapter."""
+        adapted = [self.layers[index] for index in self.adapted]
+        return [half[ADAPTER].weight for layer in adapted for half in (layer.lora_A, layer.lora_B)]
+
+    def scalings(self) -> list[float]:
+        """Of each adapter."""
+        return [self.layers[index].scaling[ADAPTER] for index in self.adapted]
+
+    def outputs(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What each layer gives."""
+        outputs: tuple[torch.Tensor, ...] = _Products.apply(_as_computed(inputs), *self.weights(), self)
+        return outputs
+
+    def computed(self, weights: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        """A of all adapters, one below the other, and each B, as they are multiplied."""
+        copies = self.copies()
+        if copies and copies[0].dtype == dtype:
+            return copies
+        a = weights[0] if len(weights) == 2 else torch.cat(list(weights[::2]))
+        return [a.to(dtype), *(b.to(dtype) for b in weights[1::2])]
+
+
+class LoraCopies:
+    """All A and B in what they are multiplied in: cast at once for a micro-batch, not one by one."""
+
+    def __init__(self, groups: Sequence[Together], dtype: torch.dtype) -> None:
+        self._groups = [group for group in groups if {weight.dtype for weight in group.weights()} != {dtype}]
+        self._dtype = dtype
+        self._pairs: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
+        self._are_fresh = False
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[None]:
+        """Inside, layers multiply the copies; what trains their originals runs outside."""
+        self._pairs = self._pairs or self._made()
+        with torch.no_grad():
+            if self._pairs[0]:
+                torch._foreach_copy_(*self._pairs)
+        self._are_fresh = True
+        try:
+            yield
+        finally:
+            self._are_fresh = False
+
+    def _made(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        copies: list[torch.Tensor] = []
+        for group in self._groups:
+            all_a, all_b = group.weights()[::2], group.weights()[1::2]
+            whole = torch.cat([a.detach() for a in all_a]).to(self._dtype)
+            made = [whole, *(b.detach().to(self._dtype) for b in all_b)]
+            group.copies = functools.partial(self._if_fresh, made)
+            copies += [*whole.split([len(a) for a in all_a]), *made[1:]]
+        return copies, [weight for group in self._groups for part in (0, 1) for weight in group.weights()[part::2]]
+
+    def _if_fresh(self, made: list[torch.Tensor]) -> list[torch.Tensor] | None:
+        return made if self._are_fresh else None
 
 
 def _is_plain(layer: Any) -> bool:  # noqa: ANN401 - PEFT has no types
@@ -136,8 +218,7 @@ def _base_of(layer: Any) -> Any:  # noqa: ANN401 - PEFT has no types
 
 def _looks_gated(module: Any) -> bool:  # noqa: ANN401 - any module
     parts = [_base_of(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
-    is_new = not isinstance(module, _ShortGatedMlp)
-    if not (is_new and hasattr(module, "act_fn") and all(isinstance(part, torch.nn.Module) for part in parts)):
+    if not (hasattr(module, "act_fn") and all(isinstance(part, torch.nn.Module) for part in parts)):
         return False
     down, base = module.down_proj, parts[-1]
     return isinstance(down, _ShortLinear) or (down is base and _is_linear(base) and _is_frozen(base))
@@ -170,29 +251,17 @@ def _as_computed(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else inputs
 
 
-def _weights(layers: Sequence[Any]) -> list[torch.Tensor | None]:
-    """A and B of each layer, or two times None."""
-    weights: list[torch.Tensor | None] = []
-    for layer in layers:
-        is_adapted = isinstance(layer, LoraLayer)
-        weights += [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight] if is_adapted else [None, None]
-    return weights
-
-
-def _base_weights(layers: Sequence[Any], dtype: torch.dtype) -> list[torch.Tensor]:
+def _base_weights(together: Together, dtype: torch.dtype) -> list[torch.Tensor]:
     """The bases' weights, as one below the other where they are dequantised anyhow."""
-    bases = [_base_of(layer) for layer in layers]
-    own = [_dequantiser(base) for base in bases]
-    biases = {base.bias is None for base in bases}
-    if len(bases) == 1 or not all(own) or len(biases) > 1 or dtype != bases[0].weight.quant_state.dtype:
+    bases = together.bases
+    own = [_dequantiser(base) for base in bases] if len(bases) > 1 else []
+    if not own or not all(own) or len({base.bias is None for base in bases}) > 1:
         return [_base_weight(base, dtype) for base in bases]
-    states = [base.weight.quant_state for base in bases]
-    whole = torch.empty(
-        (sum(state.shape[0] for state in states), states[0].shape[1]), dtype=dtype, device=bases[0].weight.device
-    )
-    for dequantise, rows in zip(own, whole.split([state.shape[0] for state in states]), strict=True):
+    state = bases[0].weight.quant_state
+    whole = torch.empty((sum(together.sizes), state.shape[1]), dtype=state.dtype, device=bases[0].weight.device)
+    for dequantise, rows in zip(own, whole.split(together.sizes), strict=True):
         dequantise(rows)  # type: ignore[misc]
-    return [whole]
+    return [whole.to(dtype)]
 
 
 def _base_weight(base: Any, dtype: torch.dtype) -> torch.Tensor:  # noqa: ANN401 - a linear layer
@@ -216,12 +285,12 @@ def _dequantiser(base: Any) -> Callable[..., torch.Tensor] | None:  # noqa: ANN4
 
 
 class _Products(torch.autograd.Function):  # type: ignore[misc]
-    """Linear layers of one input, each with or without an adapter."""
+    """What layers of one input give."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, *others: Any) -> tuple[torch.Tensor, ...]:  # noqa: ANN401
-        *weights, ctx.layers = others
-        outputs, kept = _multiply(ctx.layers, inputs.flatten(0, -2), weights)
+        *weights, ctx.together = others
+        outputs, kept = _multiply(ctx.together, inputs.flatten(0, -2), weights)
         ctx.dtype = inputs.dtype
         # a frozen layer's input takes no memory until the backward
         ctx.save_for_backward(inputs if kept else None, *kept)
@@ -231,96 +300,101 @@ class _Products(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         inputs, *kept = ctx.saved_tensors
         flat = [gradient.to(ctx.dtype).flatten(0, -2) for gradient in gradients]
-        whole = flat[0] if len(flat) == 1 else torch.cat(flat, -1)
-        adapters = _Adapters(ctx.layers, whole, kept)
-        of_inputs = adapters.input_gradient() if ctx.needs_input_grad[0] else None
-        of_weights = adapters.gradients(inputs.flatten(0, -2) if kept else None)
-        return None if of_inputs is None else _in_rows(of_inputs, gradients[0]), *of_weights, None
+        back = _Backward(ctx.together, flat[0] if len(flat) == 1 else torch.cat(flat, -1), kept)
+        of_inputs = _in_rows(back.of_inputs(), gradients[0]) if ctx.needs_input_grad[0] else None
+        return of_inputs, *back.of_weights(inputs), None
 
 
 class _GatedMlp(torch.autograd.Function):  # type: ignore[misc]
-    """The down projection of silu(gate) · up, each with or without an adapter."""
+    """The down projection of silu(gate) · up."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, *others: Any) -> torch.Tensor:  # noqa: ANN401
-        *weights, layers = others
-        ctx.layers = layers
-        (gate, up), kept = _multiply(layers[:2], inputs.flatten(0, -2), weights[:4])
-        (output,), of_down = _multiply(layers[2:], _silu_product(gate, up), weights[4:])
+        *weights, ctx.both, ctx.down = others
+        split = 2 * len(ctx.both.adapted)
+        (gate, up), kept = _multiply(ctx.both, inputs.flatten(0, -2), weights[:split])
+        (output,), of_down = _multiply(ctx.down, _silu_product(gate, up), weights[split:])
         ctx.count = len(kept)
         ctx.save_for_backward(inputs if kept else None, gate, up, *kept, *of_down)
         return _in_rows(output, inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
-        inputs, gate, up, *rest = ctx.saved_tensors
-        down = _Adapters(ctx.layers[2:], gradients[0].to(gate.dtype).flatten(0, -2), rest[ctx.count :])
-        whole, product = _silu_product_backward(down.input_gradient(), gate, up)
-        both = _Adapters(ctx.layers[:2], whole, rest[: ctx.count])
-        of_inputs = _in_rows(both.input_gradient(), gradients[0]) if ctx.needs_input_grad[0] else None
-        of_weights = both.gradients(None if inputs is None else inputs.flatten(0, -2)) + down.gradients(product)
-        return of_inputs, *of_weights, None
+        inputs, gate, up, *kept = ctx.saved_tensors
+        down = _Backward(ctx.down, gradients[0].to(gate.dtype).flatten(0, -2), kept[ctx.count :])
+        whole, product = _silu_product_backward(down.of_inputs(), gate, up)
+        both = _Backward(ctx.both, whole, kept[: ctx.count])
+        of_inputs = _in_rows(both.of_inputs(), gradients[0]) if ctx.needs_input_grad[0] else None
+        return of_inputs, *both.of_weights(inputs), *down.of_weights(product), None, None
 
 
 def _multiply(
-    layers: Sequence[Any], inputs: torch.Tensor, weights: Sequence[torch.Tensor | None]
+    together: Together, inputs: torch.Tensor, weights: Sequence[torch.Tensor]
 ) -> tuple[Sequence[torch.Tensor], list[torch.Tensor]]:
-    """The layers' outputs, and what the gradients of their adapters need: A, B and the product of A, for each."""
-    dtype, bases = inputs.dtype, [_base_of(layer) for layer in layers]
-    biases = [None if base.bias is None else base.bias.to(dtype) for base in bases]
-    each = _base_weights(layers, dtype)
-    if len(each) < len(layers):
+    """Each layer's output (tokens, features), and what the backward needs: inputs · A, all A, each B."""
+    dtype = inputs.dtype
+    biases = [None if base.bias is None else base.bias.to(dtype) for base in together.bases]
+    each = _base_weights(together, dtype)
+    if len(each) < len(biases):
         bias = None if biases[0] is None else torch.cat(biases)
-        outputs: Sequence[torch.Tensor] = linear(inputs, each[0], bias).split([base.out_features for base in bases], -1)
+        outputs: Sequence[torch.Tensor] = linear(inputs, each[0], bias).split(together.sizes, -1)
     else:
         outputs = [linear(inputs, weight, bias) for weight, bias in zip(each, biases, strict=True)]
-    kept: list[torch.Tensor] = []
-    for layer, output, lora_a, lora_b in zip(layers, outputs, weights[::2], weights[1::2], strict=True):
-        if lora_a is not None and lora_b is not None:
-            a, b = lora_a.to(dtype), lora_b.to(dtype)
-            narrow = inputs @ a.T
-            output.addmm_(narrow, b.T, alpha=layer.scaling[ADAPTER])
-            kept += [a, b, narrow]
-    return outputs, kept
+    if not weights:
+        return outputs, []
+    a, *all_b = together.computed(weights, dtype)
+    narrow = inputs @ a.T
+    parts = narrow.split([b.shape[1] for b in all_b], -1)
+    for index, part, b, scaling in zip(together.adapted, parts, all_b, together.scalings(), strict=True):
+        outputs[index].addmm_(part, b.T, alpha=scaling)
+    return outputs, [narrow, a, *all_b]
 
 
-class _Adapters:
-    """The backward of layers of one input, from the gradient of all their outputs (tokens, features side by side)."""
+class _Backward:
+    """The gradients of layers of one input, from that of their outputs side by side (tokens, features)."""
 
-    def __init__(self, layers: Sequence[Any], gradient: torch.Tensor, kept: Sequence[torch.Tensor]) -> None:
-        self._layers, self._gradient = layers, gradient
-        self._parts = gradient.split([_base_of(layer).out_features for layer in layers], -1)
-        each = iter(kept)
-        self._kept = [
-            (next(each), next(each), next(each)) if isinstance(layer, LoraLayer) else None for layer in layers
-        ]
-        self._narrow = [
-            part @ kept[1] if kept else gradient for part, kept in zip(self._parts, self._kept, strict=True)
-        ]
+    def __init__(self, together: Together, gradient: torch.Tensor, kept: Sequence[torch.Tensor]) -> None:
+        self._together, self._gradient, self._kept = together, gradient, kept
+        self._parts = gradient.split(together.sizes, -1)
+        if not kept:
+            return
+        narrow, _, *all_b = kept
+        self._ranks = [b.shape[1] for b in all_b]
+        self._narrow = torch.empty_like(narrow)
+        targets = self._narrow.split(self._ranks, -1)
+        for index, target, b, scaling in zip(together.adapted, targets, all_b, together.scalings(), strict=True):
+            target.addmm_(self._parts[index], b, beta=0, alpha=scaling)
 
-    def input_gradient(self) -> torch.Tensor:
+    def of_inputs(self) -> torch.Tensor:
         """Of their input."""
-        weights = _base_weights(self._layers, self._gradient.dtype)
+        weights = _base_weights(self._together, self._gradient.dtype)
         parts = self._parts if len(weights) > 1 else (self._gradient,)
         gradient = parts[0] @ weights[0]
         for part, weight in zip(parts[1:], weights[1:], strict=True):
             gradient.addmm_(part, weight)
-        for layer, narrow, kept in zip(self._layers, self._narrow, self._kept, strict=True):
-            if kept:
-                gradient.addmm_(narrow, kept[0], alpha=layer.scaling[ADAPTER])
-        return gradient
+        return gradient.addmm_(self._narrow, self._kept[1]) if self._kept else gradient
 
-    def gradients(self, inputs: torch.Tensor | None) -> list[torch.Tensor | None]:
-        """Of A and B of each, or two times None."""
-        found: list[torch.Tensor | None] = []
-        for layer, part, narrow, kept in zip(self._layers, self._parts, self._narrow, self._kept, strict=True):
-            if kept is None or inputs is None:
-                found += [None, None]
-                continue
-            a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-            scaling = layer.scaling[ADAPTER]
-            found += [(narrow.T @ inputs).to(a.dtype).mul_(scaling), (part.T @ kept[2]).to(b.dtype).mul_(scaling)]
+    def of_weights(self, inputs: torch.Tensor | None) -> list[torch.Tensor]:
+        """Of A and B of each adapter."""
+        if not self._kept or inputs is None:
+            return []
+        together, found = self._together, []
+        weights = together.weights()
+        each_a = _product_as(weights[0].dtype, self._narrow.T, inputs.flatten(0, -2)).split(self._ranks)
+        narrow = self._kept[0].split(self._ranks, -1)
+        for index, of_a, part, b, scaling in zip(
+            together.adapted, each_a, narrow, weights[1::2], together.scalings(), strict=True
+        ):
+            found += [of_a, _product_as(b.dtype, self._parts[index].T, part, scaling)]
         return found
+
+
+def _product_as(dtype: torch.dtype, left: torch.Tensor, right: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+    """left · right · factor in another dtype: cuBLAS can write its fp32 sums as they are."""
+    if left.is_cuda and dtype == torch.float32 != left.dtype:
+        return torch.addmm(left.new_empty(1, dtype=dtype), left, right, out_dtype=dtype, beta=0, alpha=factor)
+    product = (left @ right).to(dtype)
+    return product if factor == 1 else product.mul_(factor)
 
 
 def _in_rows(flat: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

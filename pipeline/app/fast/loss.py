@@ -17,10 +17,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from app.fast.card_kernels import card_kernels
 from app.training.collator import next_tokens
 from app.training.rows import IGNORED
 
 CHUNK_POSITIONS = 128
+KERNEL_CHUNK_POSITIONS = 256  # where a kernel of our own makes their gradients in the logits' own memory
 
 
 def answer_loss(
@@ -33,17 +35,27 @@ def answer_loss(
     divisor = (targets != IGNORED).sum() if items is None else items
     if len(targets) <= CHUNK_POSITIONS:
         return _summed_loss(head, hidden_states, targets) / divisor
-    missing = -len(targets) % CHUNK_POSITIONS
+    size = chunk_positions(head)
+    missing = -len(targets) % size
     chunks = zip(
-        pad(hidden_states, (0, 0, 0, missing)).split(CHUNK_POSITIONS),
-        pad(targets, (0, missing), value=IGNORED).split(CHUNK_POSITIONS),
+        pad(hidden_states, (0, 0, 0, missing)).split(size),
+        pad(targets, (0, missing), value=IGNORED).split(size),
         strict=True,
     )
     run: Callable[..., torch.Tensor] = _FrozenHeadLoss.apply if torch.is_grad_enabled() else _summed_loss
-    if any(parameter.requires_grad for parameter in head.parameters()):  # their gradients need each chunk once more
+    if _is_trained(head):  # its gradients need each chunk once more
         has_dropout = any(isinstance(module, torch.nn.Dropout) for module in head.modules())
         run = functools.partial(checkpoint, _summed_loss, use_reentrant=False, preserve_rng_state=has_dropout)
     return torch.stack([run(head, *chunk) for chunk in chunks]).sum() / divisor
+
+
+def chunk_positions(head: torch.nn.Module) -> int:
+    """How many positions' logits there are at once."""
+    return CHUNK_POSITIONS if _is_trained(head) or not card_kernels() else KERNEL_CHUNK_POSITIONS
+
+
+def _is_trained(head: torch.nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in head.parameters())
 
 
 class _FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
@@ -51,10 +63,16 @@ class _FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, head: torch.nn.Module, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        kernels = card_kernels()
         with torch.enable_grad():
             inputs = hidden_states.detach().requires_grad_()
-            loss = _summed_loss(head, inputs, targets)
-            (gradient,) = torch.autograd.grad(loss, inputs)
+            logits = head(inputs)
+            if kernels and kernels.can_compare(logits):
+                loss, of_logits = kernels.summed_cross_entropy(logits.detach(), targets, IGNORED)
+                (gradient,) = torch.autograd.grad(logits, inputs, of_logits)
+            else:
+                loss = _summed(logits, targets)
+                (gradient,) = torch.autograd.grad(loss, inputs)
         ctx.save_for_backward(gradient)
         return loss.detach()
 
@@ -64,7 +82,11 @@ class _FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _summed_loss(head: torch.nn.Module, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(head(hidden_states).float(), targets, ignore_index=IGNORED, reduction="sum")
+    return _summed(head(hidden_states), targets)
+
+
+def _summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
 
 
 def keep_to_answers(model: PreTrainedModel) -> bool:

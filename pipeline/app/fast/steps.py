@@ -12,8 +12,8 @@ from peft import PeftModel
 from app.core.errors import PipelineError
 from app.fast.card_kernels import begin_compiling
 from app.fast.graphs import Batch, FixedBatch, GraphedStep, Items, Step, is_cudnn_worth_it, why_not
-from app.fast.lora import shorten_lora
-from app.fast.loss import CHUNK_POSITIONS, keep_to_answers
+from app.fast.lora import LoraCopies, shorten_lora
+from app.fast.loss import CHUNK_POSITIONS, chunk_positions, keep_to_answers
 from app.fast.memory import largest_row, plan_steps, set_way
 from app.fast.model import attend_without_masks, fuse_norms, rotate_in_one, walk_once
 from app.fast.plan import StepPlan
@@ -33,20 +33,21 @@ class FastSteps:
     plan: StepPlan
     batch_size: int
     accumulation_steps: int
-    is_chunked: bool
+    loss_chunk_positions: int | None
+    copies: LoraCopies
     graphed: GraphedStep | None
 
     def attach(self, trainer: RecordingTrainer) -> None:
         """Let a Trainer's micro-batches run this way."""
         walk_once(trainer)
-        if self.graphed:
-            trainer.run_micro_batch = functools.partial(_replayed, self.graphed, trainer, trainer.run_micro_batch)
+        step = functools.partial(_with_copies, self.copies, trainer.run_micro_batch)
+        trainer.run_micro_batch = functools.partial(_replayed, self.graphed, trainer, step) if self.graphed else step
 
     def told(self) -> dict[str, Any]:
         """What was decided, for the run's metrics."""
         return {
             "step_plan": asdict(self.plan),
-            "loss_chunk_positions": CHUNK_POSITIONS if self.is_chunked else None,
+            "loss_chunk_positions": self.loss_chunk_positions,
             "cuda_graph": self.graphed.told if self.graphed else "not tried",
         }
 
@@ -76,7 +77,7 @@ def fast_steps(
     fuse_norms(base)
     attend_without_masks(base, largest.tokens)
     rotate_in_one(base)
-    shorten_lora(model)
+    copies = LoraCopies(shorten_lora(model), dtype)
     labels_at_once = CHUNK_POSITIONS if is_chunked else math.inf
     plan = plan_steps(settings, model, rows, None if dtype == torch.float32 else dtype, labels_at_once)
     batch_size = settings.batch_size * plan.fused_micro_batches
@@ -104,7 +105,13 @@ def fast_steps(
             fixed = FixedBatch(batch_size, largest, collator, trained[0].device)
             is_long = is_cudnn_worth_it(steps * accumulation, batch_size * largest.tokens)
             graphed = GraphedStep(trained, fixed, forced=forced, cudnn=is_long)
-    return FastSteps(plan, batch_size, accumulation, is_chunked, graphed)
+    chunk = chunk_positions(base.get_output_embeddings()) if is_chunked else None
+    return FastSteps(plan, batch_size, accumulation, chunk, copies, graphed)
+
+
+def _with_copies(copies: LoraCopies, eager: Callable[..., torch.Tensor], *inputs: Any) -> torch.Tensor:  # noqa: ANN401
+    with copies.fresh():
+        return eager(*inputs)
 
 
 def _replayed(

@@ -145,6 +145,8 @@ def _arguments(settings: TrainingSettings, row_count: int, fast: FastSteps, dtyp
         logging_steps=settings.logging_steps,
         # the filter would hide a NaN, and reading each micro-batch's loss makes the CPU wait for the GPU
         logging_nan_inf_filter=False,
+        # so does a batch's way to it, which goes on beside the step before
+        accelerator_config={"non_blocking": True},
         save_steps=settings.save_steps,
         seed=settings.seed,
         report_to=[],

@@ -41,6 +41,33 @@ def test_what_the_kernels_lack_is_said_once_and_training_does_without(
     assert capsys.readouterr().err.count("RuntimeError: Failed to find C compiler.") == 1
 
 
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("error", [None, RuntimeError("a kernel gave other numbers than torch for the loss")])
+def test_kernels_are_compared_again_once_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: RuntimeError | None
+) -> None:
+    """Where a model was loaded beside the first comparison, its numbers say nothing."""
+    import torch
+    from app.fast import card_kernels as module
+
+    compared: list[str] = []
+
+    def try_each() -> None:
+        compared.append("now")
+        if error:
+            raise error
+
+    compiled: Future[Any] = Future()
+    kernels = types.SimpleNamespace(try_each=try_each)
+    compiled.set_result(kernels)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module, "begin_compiling", lambda: compiled)
+    assert module.card_kernels() is (None if error else kernels)
+    assert module.card_kernels() is (None if error else kernels)
+    assert compared == ["now"]
+    assert ("gave other numbers" in capsys.readouterr().err) is bool(error)
+
+
 def interleaved(q: "torch.Tensor", k: "torch.Tensor", cos: "torch.Tensor", sin: "torch.Tensor") -> tuple[Any, ...]:
     """Neighbours turn together, as in GPT-J, instead of halves."""
     import torch
@@ -122,6 +149,22 @@ def test_weights_are_dequantised_to_bitsandbytes_numbers() -> None:
 
 
 @on_a_card
+def test_a_weight_whose_code_is_rounded_is_left_to_bitsandbytes() -> None:
+    """It makes the code in torch's default dtype, which loading a model changes, and computes with its own."""
+    import torch
+    from app.fast import kernels
+    from bitsandbytes.functional import quantize_4bit
+
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        weight = torch.ones(64, 64, device="cuda", dtype=torch.bfloat16)
+        packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert kernels.dequantiser(packed, state) is None
+
+
+@on_a_card
 @pytest.mark.parametrize(("heads", "width"), [(32, 128), (8, 128), (3, 64)])
 def test_heads_are_normed_as_torch_does(heads: int, width: int) -> None:
     """Also where they are a part of a wider product, and their gradient lies otherwise."""
@@ -170,3 +213,24 @@ def test_queries_and_keys_are_turned_as_transformers_does(heads: tuple[int, int]
             (ours,) = torch.autograd.grad(one, source, gradient, retain_graph=True)
             (theirs,) = torch.autograd.grad(other, source, gradient.float(), retain_graph=True)
             torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0.03)
+
+
+@on_a_card
+@pytest.mark.parametrize("vocabulary", [151936, 32003, 300])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_loss_and_its_gradient_are_torchs(vocabulary: int, dtype: str) -> None:
+    """Also for logits far apart, and positions without a label."""
+    import torch
+    from app.fast import kernels
+
+    torch.manual_seed(0)
+    logits = (torch.randn(128, vocabulary, device="cuda") * 20).to(getattr(torch, dtype))
+    targets = torch.randint(vocabulary, (128,), device="cuda")
+    targets[100:] = -100
+    exact = logits.double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(exact, targets, reduction="sum")
+    (theirs,) = torch.autograd.grad(expected, exact)
+    for _ in range(20):  # a program's threads run apart, and each overwrites what another may still have to read
+        loss, ours = kernels.summed_cross_entropy(logits.clone(), targets, -100)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+        torch.testing.assert_close(ours.double(), theirs, rtol=0.005, atol=1e-5)

@@ -116,13 +116,20 @@ def graphed(parameter: "torch.nn.Parameter", collator: Any) -> Make:  # noqa: AN
 
 @pytest.fixture
 def recording(parameter: "torch.nn.Parameter") -> Callable[[list[Recorded]], Callable[..., Any]]:
-    """A capture that keeps what it captured; like a real one it runs nothing."""
+    """A capture that keeps what it captured; like a real one it runs nothing, and a replay moves no tensor."""
 
     def make(made: list[Recorded]) -> Callable[..., Any]:
         def capture(run: Callable[[], "torch.Tensor"]) -> tuple[Recorded, "torch.Tensor"]:
-            had = parameter.grad.clone()
-            found = Recorded(run, run().clone())
-            parameter.grad.copy_(had)
+            gradient = parameter.grad
+            had = gradient.clone()
+
+            def replayed() -> "torch.Tensor":
+                loss = run()
+                parameter.grad = gradient
+                return loss
+
+            found = Recorded(replayed, run().clone())
+            gradient.copy_(had)
             made.append(found)
             return found, found.loss
 
