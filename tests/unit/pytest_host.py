@@ -15,15 +15,20 @@ import os
 import runpy
 import sys
 from functools import partial
+from io import BytesIO
 
 import steph
 from forked import end_after
+from matplotlib.figure import Figure
 from steph.base.messages import LANGUAGES, catalog
+from steph.judge.checks_process import library_warnings
+from steph.judge.reading import stated_labels
 from steph.tell import report
 
 LOADED = (
-    "pytest", "jinja2.defaults", "jinja2.compiler", "matplotlib.figure", "matplotlib.backends.backend_svg",
-    "tokenizers", "steph.conduct.training", "steph.conduct.preparation", "steph.conduct.session",
+    "pytest", "pdb", "xml.etree.ElementTree", "execnet", "jinja2.defaults", "jinja2.compiler",
+    "matplotlib.backends.backend_svg", "huggingface_hub.constants", "tokenizers", "steph.conduct.training",
+    "steph.conduct.preparation", "steph.conduct.session",
 )  # fmt: skip
 
 
@@ -49,6 +54,12 @@ for language in LANGUAGES:
     catalog(language)
 for name in (templates := report._templates()).list_templates():
     templates.get_template(name)  # a fifth of a run is compiling them
+library_warnings()  # a tenth of a run is compiling these patterns and drawing for the first time
+for labels in ("abcd", "123456789"):
+    stated_labels("a", labels)
+drawn = Figure()
+drawn.add_subplot().set_title("a")
+drawn.savefig(BytesIO(), format="svg")
 gc.freeze()
 for line in sys.stdin:
     child = os.fork()
