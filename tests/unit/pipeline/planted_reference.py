@@ -59,10 +59,10 @@ def planted(what: str, *changes: Change, broken: str = "") -> Planted:
 
 
 def first_of_each_kind(variants: Iterable[Planted]) -> Iterator[Planted]:
-    """Defects that break a check that none before them breaks; sound variants that change a place that none did."""
+    """Defects that break a check that none before them breaks; sound variants that change a file that none did."""
     met = set[object]()
     for variant in variants:
-        kinds: set[object] = {*(variant.broken or (change[:2] for change in variant.changes))} or {"as it is"}
+        kinds: set[object] = {*(variant.broken or (name for name, _, _ in variant.changes))} or {"as it is"}
         if not met >= kinds:
             yield variant
         met |= kinds
