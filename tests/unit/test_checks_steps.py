@@ -115,6 +115,9 @@ def test_gradient_norms_of_all_steps(norms: tuple[float, ...], broken: dict[str,
         ((2.4, 2.0, 1.6), 151936, set()),
         ((2.0, 6.5, 1.9, 0.4, 3.3, 1.0), 151936, set()),  # single rows are short or long
         ((2.5, 0.6, 0.05, 1e-4, 1e-5, 1e-5), 151936, set()),  # learnt by heart
+        (tuple(2.5 * 0.3**n for n in range(40)), 151936, set()),  # or soon: answers that are all alike
+        ((1.2, 0.3, 0.9, 0.2, 2.9, 0.6, 0.8, 0.1, 0.5, 0.2), 151936, set()),  # ten rows that are short or long
+        ((2.6, 0.4, 2.5, 0.3, 2.6, 0.4, 2.5, 0.4, 2.6, 0.3), 151936, {"loss_plausible"}),
         ((11.9, 11.8, 11.7), 151936, {"loss_below_chance"}),
         ((9.5, 8.0, 6.0), 151936, set()),
         ((5.5, 5.0), 256, set()),  # bytes

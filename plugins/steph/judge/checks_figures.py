@@ -27,13 +27,13 @@ LEAST_STEPS = 4  # fewer show no schedule
 SCALING_STEPS = 3  # in which fp16 finds its loss scale, with norms that are infinite
 LARGEST_NORM = 1e4  # a sound step of a LoRA training is below 100, of one with a bad start below 1000
 LEAST_NORM = 1e-6  # of all steps; a loss near zero still has more
-SMALLEST_EARLY_LOSS = 1e-3  # in the first half: of text that the model has never seen
+SMALLEST_EARLY_LOSS, EARLY_LOSSES = 1e-3, 4  # of text that the model has never seen; answers all alike are soon known
 UNKNOWN_VOCABULARY = 32_000  # where the model's own isn't known: the smallest of those in use
 LEAST_VOCABULARY = 10_000  # below that a good model's first loss may lie near chance
 CHANCE_SLACK = 0.75  # nats below ln(vocabulary) that are still a model without knowledge
 MOST_VOCABULARY = 150_000  # a loss is called exploded by the chance of no smaller one
 EXPLODED_OVER_CHANCE, EXPLODED_OVER_FIRST = 1.5, 5.0
-ZIGZAG_STEPS, ZIGZAG_SHARE = 8, 0.5  # losses of rows go up and down, but not each time and by half of what they are
+ZIGZAG_STEPS, ZIGZAG_SHARE = 10, 0.5  # losses of rows go up and down, but not each time and by half of what they are
 LEAST_RATE_LEFT = 0.01  # of the highest, on average of the second half: a cosine leaves 0.18
 LONGEST_WARMUP = 0.5  # of the steps; a schedule that was asked for longer may climb to the end
 
@@ -269,11 +269,14 @@ def _schedule(rates: tuple[float, ...], *, may_climb: bool) -> _Judged:
 def _plausible(losses: list[float], chance: float) -> _Judged:
     lowest, highest, first = min(losses), max(losses), losses[0]
     turns = [later - earlier for earlier, later in pairwise(losses)]
-    swings = len(losses) >= ZIGZAG_STEPS and all(one * other < 0 for one, other in pairwise(turns))
+    evens, odds = losses[::2], losses[1::2]
+    are_apart = bool(odds) and (min(evens) > max(odds) or min(odds) > max(evens))  # of few, others turn by chance
+    least = ZIGZAG_STEPS if are_apart else 2 * ZIGZAG_STEPS
+    swings = len(losses) >= least and all(one * other < 0 for one, other in pairwise(turns))
     trouble = None
     if lowest < 0:
         trouble = "check.loss_plausible.negative"
-    elif 0 < median(losses[: (len(losses) + 1) // 2]) < SMALLEST_EARLY_LOSS:
+    elif 0 < median(losses[: min(EARLY_LOSSES, (len(losses) + 1) // 2)]) < SMALLEST_EARLY_LOSS:
         trouble = "check.loss_plausible.small_from_the_start"
     elif highest > EXPLODED_OVER_CHANCE * chance or (highest > chance and highest > EXPLODED_OVER_FIRST * first):
         trouble = "check.loss_plausible.exploded"
