@@ -17,11 +17,11 @@ accept: setup
 test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# all variants of the reference pipeline, of which make test runs the first of each kind; the defects also through whole
-# rehearsals on the CPU: half an hour on 2 cores
+# what the witness sees in all variants of the reference pipeline, of which make test runs the first of each kind, and in
+# a stranger's program; the defects also through whole rehearsals on the CPU: half an hour on 2 cores
 test-planted: setup
 	STEPH_TEST_PLANTED=1 .venv/bin/python -m pytest tests/unit/pipeline/test_witness_planted.py \
-	  tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
+	  tests/unit/pipeline/test_witness_programs.py tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
 
 # whole rehearsals on the CPU beside the one of make test: answers learnt by heart, two ranks under torchrun, a stranger's
 # pipeline on a model of the Hub, and a Llama, a Gemma and a Phi twin, each from its config.json

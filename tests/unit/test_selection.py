@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from suite_runs import CLONE, clean_environment
+from suite_runs import CLONE, clean_environment, run_pytest
 
 UNIT_TESTS = CLONE / "tests" / "unit"
 NO_GPU = "このマシンに NVIDIA GPU がない"
@@ -96,21 +96,17 @@ def test_no_gpu_is_said_before_a_unit_test_is_imported(words: tuple[str, ...], c
 def test_a_unit_test_that_is_named_is_collected() -> None:
     """`-m gpu` and a path into the unit tests: pytest collects what was named, and deselects it itself."""
     words = ("-m", "gpu", "--co", "-q", "-p", "no:cacheprovider", "tests/unit/test_rooms.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words], cwd=CLONE, env=clean_environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 5, done.stdout + done.stderr
-    assert "deselected" in done.stdout
+    status, output = run_pytest(words)
+    assert status == 5, output
+    assert "deselected" in output
 
 
 @pytest.mark.parametrize("plugin", ["terminal", "timeout", "order", "xdist", "cacheprovider", "skipping", "junitxml"])
 def test_the_clone_needs_no_plugin_that_can_be_switched_off(plugin: str) -> None:
     """`-p no:PLUGIN` of any of them: the stages are still collected under the clone's strict configuration."""
     words = ("-m", "gpu", "--co", "-p", f"no:{plugin}", "-p", "no:cacheprovider")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words], cwd=CLONE, env=clean_environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = run_pytest(words)
+    assert status == 0, output
 
 
 def test_no_unit_test_holds_a_limit_on_seconds() -> None:

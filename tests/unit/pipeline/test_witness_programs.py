@@ -1,4 +1,8 @@
-"""The witness in real programs on the CPU: they do the same to the last bit, and what they did is what was seen."""
+"""The witness in real programs on the CPU: they do the same to the last bit, and what they did is what was seen.
+
+The reference pipeline is always run, a stranger's program where STEPH_TEST_PLANTED is set (`make test-planted`), trl
+and lm_eval where STEPH_TEST_PROGRAMS names their folder (`make test-programs`).
+"""
 
 from __future__ import annotations
 
@@ -177,6 +181,8 @@ def test_the_reference_evaluation_is_seen_whole(watched: tuple[Run, Run, Path], 
 @pytest.fixture(scope="module")
 def stranger(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run, Path]:
     """A program of its own kind, without the hooks and with them, in the same folder."""
+    if not os.environ.get("STEPH_TEST_PLANTED"):
+        pytest.skip("two long runs: set STEPH_TEST_PLANTED, or make test-planted")
     folder = tmp_path_factory.mktemp("stranger")
     program = Path(__file__).with_name("own_loop.py")
     plain = run(folder / "plain", sys.executable, program, tiny_model, folder / "out", watched=False)
