@@ -210,7 +210,8 @@ def dequantiser(packed: torch.Tensor, state: Any) -> Callable[..., torch.Tensor]
     """
     is_known = (
         packed.is_cuda and packed.is_contiguous() and packed.dtype == torch.uint8 and packed.shape[0] != 1
-        and state.nested and state.dtype != torch.float32 and state.code.dtype == torch.float32 and state.shape.numel() % state.blocksize == 0
+        and state.nested and state.dtype != torch.float32 and state.code.dtype == torch.float32
+        and state.shape.numel() % state.blocksize == 0
     )  # fmt: skip
     if not is_known:
         return None
