@@ -83,18 +83,7 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     widths = [batch.shape[1] for batch in batches if len(batch.shape) > 1]
     is_narrow = bool(widths) and max(widths) < NARROW_SHARE * evidence.settings.max_seq_length
     given = evidence.train_rows or file.rows
-    learnt = [
-        answer in file.answers
-        for batch in batches
-        for answer, first in zip(batch.answer_hashes or (), batch.first_supervised or (), strict=False)
-        if answer and first
-    ]
-    foreign = _foreign_share(
-        file,
-        () if packing else seen,
-        exact=file.has_plain_edges and is_narrow,
-        has_answers=2 * sum(learnt) >= len(learnt),
-    )
+    foreign = _foreign_share(file, () if packing else seen, exact=file.has_plain_edges and is_narrow)
     troubles, measured = _counts(begins, file, batches, given)
     # rows as wide as was asked for may have been cut to that by the collator
     narrow = NARROW_SHARE * evidence.settings.max_seq_length
@@ -246,11 +235,8 @@ def _drawn_again(begins: TrainingBegins, batches: Sequence[Batch]) -> int:
     return again if again > 1 else 0
 
 
-def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool, has_answers: bool) -> float | None:
-    """The share of rows that say what the file does not; `exact`: no seams and no cuts can look like that.
-
-    `has_answers`: what was learnt is not known to be other answers than the file's.
-    """
+def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool) -> float | None:
+    """The share of rows that say what the file does not; `exact`: no seams and no cuts can look like that."""
     # what each row has to itself: no template, which most rows have
     counts = Counter(one for row in seen for one in set(row))
     rows = [[one for one in row if counts[one] <= max(1, COMMON_SHARE * len(seen))] for row in seen]
@@ -267,7 +253,7 @@ def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: b
     for own in rows:
         runs = [(flag, len([*run])) for flag, run in groupby(one not in known for one in own)]
         # of short rows nearly all pieces are seams: who has all that a row of the file has to itself, is that row
-        is_one = has_answers and not exact and any(len(text & {*own}) >= WHOLE_SHARE * len(text) for text in alone)
+        is_one = not exact and any(len(text & {*own}) >= WHOLE_SHARE * len(text) for text in alone)
         if has_few_ends and len(runs) > 1 and runs[-1][0]:
             del runs[-1]
         if not exact:  # where a template meets a row's text, pieces hold both

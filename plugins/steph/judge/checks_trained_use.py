@@ -188,6 +188,7 @@ def asks(answer: Answer, row: Row) -> bool:
     return (asked_share(answer.prompt or (), row) or 0) >= PART_OF_QUESTION
 
 
+LEAST_ALIKE, LEAST_GOLDS = 2, 3  # questions with one right answer; such answers
 LEAST_LEADS = 4  # rows whose learnt answers stand behind the same header
 LEAST_SAME = 3  # pairs before a place where two endings differ
 LONGEST_LABEL = 3  # pairs: two tokens between two others
@@ -461,6 +462,20 @@ def _lost_turns(batches: Sequence[Batch], calls: Collection[Call]) -> bool:
     return bool(frozenset.intersection(*in_rows) - {one for own in in_prompts for one in own})
 
 
+def _told_by_lines(seen: Answering, asked: Sequence[Row]) -> bool:
+    """Whether several right answers each have a line that stands in all of their prompts and in no other ones."""
+    by_gold: dict[str, list[set[str]]] = {}
+    for row in asked:
+        own = [set(one.lines) for one in answers_to(seen.counting, row) if one.lines and asks(one, row)]
+        by_gold.setdefault(row.correct_answer, []).extend(own[:1])
+    several = [gold for gold, lines in by_gold.items() if len(lines) >= LEAST_ALIKE]
+    others = {
+        gold: {line for one, own in by_gold.items() if one != gold for line in set().union(*own)} for gold in several
+    }
+    told = [gold for gold in several if set[str].intersection(*by_gold[gold]) - others[gold]]
+    return len(told) == len(several) >= LEAST_GOLDS
+
+
 def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     """What all trained rows have before their question stands in the prompts, and the other way round.
 
@@ -468,6 +483,8 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     """
     settings, batches = seen.evidence.settings, (seen.evidence.training_witness or Witness()).of(Batch)
     calls = {id(answer.call): answer.call for answer in seen.counting}.values()
+    if not settings.use_rag and _told_by_lines(seen, asked):
+        return FRAME_AS_TRAINED.check(False, "told", severity=FAIL)
     in_rows = [count for fact in batches for count in fact.special_tokens or ()]
     in_prompts = [count for call in calls for count in call.special_tokens or ()]
     if seen.wants_adapter and in_rows and in_prompts:

@@ -554,6 +554,8 @@ WITNESSED = (
           "responses_ended", trap=28),
     _eval("answers_swapped", "次の問題への生成を、この問題の応答に書いた", "responses_generated", trap=23),
     replace(_eval("asked_until_right", "正解が出るまで聞き直した", "answers_greedy"), hardness=Severity.FAIL),
+    replace(_eval("answer_unrecorded", "8 問のプロンプトの初めに、結果には書かない正解", "frame_as_trained"),
+            eval_settings=_EIGHT, hardness=Severity.FAIL),
     _eval("asked_again_where_wrong", "間違えた問いだけを、別のプロンプトで聞き直した", "answers_greedy"),
     _eval("asked_until_read", "読めない応答だけを聞き直した", "answers_greedy"),
     _eval("hedged_credited", "どの記号も挙げた応答を正解と数えた", "answers_grounded", "strict_parse_agrees",

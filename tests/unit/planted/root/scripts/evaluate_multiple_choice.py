@@ -517,6 +517,7 @@ SEEN_OTHERWISE: dict[str, Callable[[Run], object]] = {
     "garbage_credited": _garbage_credited,
     "limit_unheeded": _cut_early,
     "limit_unreached": lambda run: run.config.update(max_new_tokens=64),
+    "answer_unrecorded": _asked_otherwise(lambda run, row: f"正解の記号: {row['correct_answer']}\n{_framed(row)}"),
     "short_reminder": _asked_otherwise(lambda run, row: _framed(row) + "簡潔に。回答: "),
     "answers_of_base": _of_base,
     "base_asked_first": lambda run: setattr(run, "also_said", _next_letter),
