@@ -17,8 +17,8 @@ from app.training.rows import IGNORED
 from app.training.settings import TrainingSettings
 
 Rows = Sequence[dict[str, list[int]]]
-# an fp32 gradient, which stays while micro-batches accumulate, and Adam's two moments
-_BYTES_BESIDE_A_TRAINED_PARAMETER = 12
+# an fp32 gradient, which stays while micro-batches accumulate, Adam's two moments, and a 16-bit copy to compute with
+_BYTES_BESIDE_A_TRAINED_PARAMETER = 14
 _BUCKET_BYTES_OF_A_TRAINED_PARAMETER = 4  # the copy of its gradient that ranks exchange
 _PROBE_ROWS = 2
 # width of the batch, labels of each row: no more together than one chunk of the loss takes
