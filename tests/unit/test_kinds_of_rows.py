@@ -148,6 +148,20 @@ def test_the_answers_of_other_rows_are_found_where_each_is_a_question_too(tmp_pa
     assert "answers_of_file" in judged(tmp_path, rows, moved)
 
 
+@pytest.mark.parametrize(("words", "is_moved", "is_found"), [(4, False, False), (12, False, False), (12, True, True)])
+def test_passages_that_many_rows_ask_about(words: int, is_moved: bool, is_found: bool, tmp_path: Path) -> None:
+    """Of a long file only a part is read: a row of the rest has a passage of that part, and another answer."""
+
+    def row(n: int, moved: int = 0) -> Row:
+        asked = f"Passage: {said(n % 20, 250, salt='law')}\nQuestion: {said(n, words)}"
+        return {"input": asked, "output": ("yes", "no", "unclear", "never")[random.Random(n + moved).randrange(4)]}  # noqa: S311
+
+    rows = [row(n) for n in range(400)]
+    assert (
+        "answers_of_file" in judged(tmp_path, rows, [row(n, 7) for n in range(400)] if is_moved else None)
+    ) is is_found
+
+
 def plain(n: int, asked: str, answer: str = "") -> Row:
     """A row with this question."""
     return {"input": asked, "output": answer or said(n, 9)}

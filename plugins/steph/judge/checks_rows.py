@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from statistics import median
@@ -67,6 +68,12 @@ class _FileRows:
     def texts(self) -> list[frozenset[str]]:
         """What each row says, without the seams between its fields, where a template may stand."""
         return [frozenset(one for field in row[: (len(row) + 1) // 2] for one in field) for row in self.fields]
+
+    @cached_property
+    def single(self) -> frozenset[str]:
+        """What only one of them has: no passage that several ask about."""
+        counts = Counter(one for text in {*self.texts} for one in text)
+        return frozenset(one for one, count in counts.items() if count == 1)
 
 
 def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: Sequence[Batch]) -> tuple[Check, ...]:
@@ -169,10 +176,12 @@ def _answers_at(file: _FileRows, row: tuple[str, ...]) -> frozenset[str]:
     for fields, answer in zip(file.fields, file.answers, strict=True):
         before = fields[: (len(fields) - 1) // 2]  # fields, then their seams
         asked = {one for field in before for one in field}
+        whole = asked | {*fields[len(before)]}
+        if len(asked) < LEAST_OWN and whole and whole <= places.keys():
+            brief.add(answer)
+        asked = asked & file.single if file.is_part else asked  # the row itself may be one that was not read
         if len(asked) >= LEAST_OWN:
             shares.append((len(asked & places.keys()) / len(asked), answer, before))
-        elif asked <= places.keys():
-            brief.add(answer)
     best = max((share for share, _, _ in shares), default=0.0)
     fitting = [(answer, before) for share, answer, before in shares if share == best >= WHOLE_SHARE]
     if not any(all(_is_as_written(field, places) for field in before) for _, before in fitting):
@@ -243,9 +252,7 @@ def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: b
     rows = [own for own in rows if len(own) >= LEAST_OWN]
     if len(rows) < LEAST_ROWS or not file.fields:
         return None
-    known, whole = file.known, file.texts
-    numbers = Counter(one for text in {*whole} for one in text)
-    alone = [one for text in whole if (one := {piece for piece in text if numbers[piece] == 1})]
+    known, alone = file.known, [one for text in file.texts if (one := text & file.single)]
     foreign, shares = list[list[tuple[bool, int]]](), list[float]()  # of each row the runs of what the file has or not
     # behind the last piece of the file's stand a template and an answer of a word, of which there are a few
     ends = {tuple(own[max((n for n, one in enumerate(own, 1) if one in known), default=0) :]) for own in rows}
@@ -267,7 +274,7 @@ def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: b
     longest = 1 if exact else FOREIGN_RUN
     share = sum(any(flag and length >= longest for flag, length in runs) for runs in foreign) / len(foreign)
     # where most of the file's rows are too short to be told from each other, what is foreign may be seams
-    if median(1 - one for one in shares) < LEAST_FROM_FILE and (exact or 2 * len(alone) > len(whole)):
+    if median(1 - one for one in shares) < LEAST_FROM_FILE and (exact or 2 * len(alone) > len(file.fields)):
         share = 1.0
     return None if file.is_part and share else share
 
