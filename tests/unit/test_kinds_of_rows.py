@@ -202,3 +202,8 @@ def chosen(n: int, behind: Callable[[str, str], str]) -> Row:
 def test_what_a_builder_means_to_write(make: Callable[[int], Row], is_sound: bool, tmp_path: Path) -> None:
     """Beside each sound kind of file stands the mistake that looks like it."""
     assert ("rows_plausible" not in judged(tmp_path, [make(n) for n in range(COUNT)])) is is_sound
+
+
+def test_a_builder_that_goes_round_in_its_first_rows(tmp_path: Path) -> None:
+    """Nobody repeats nine rows eleven times."""
+    assert "rows_plausible" in judged(tmp_path, [plain(n, said(n % 9, 9), WORDS[n % 9]) for n in range(99)])

@@ -124,9 +124,9 @@ def _plausible_check(rows: Sequence[TrainingRow], asked: Sequence[_Asked | None]
     answers = {normal_form(row.answer) for row in rows}
     is_free = len(answers) >= FREE_SHARE * len(rows) and any(row.prompt for row in rows)
     most = max(prompts.values())
-    # rows that are repeated, as the rare ones are to weigh more, have their answer again
+    # rows that are repeated some times, as the rare ones are to weigh more, have their answer again
     pairs = {(normal_form(row.prompt or row.text), normal_form(row.answer)) for row in rows}
-    is_repeated = len(pairs) == len(prompts) >= LEAST_READ
+    is_repeated = len(pairs) == len(prompts) >= max(LEAST_READ, FEW * len(rows))
     is_few = len(prompts) <= LEAST_DISTINCT * len(rows) and not is_repeated
     is_one = most > MOST_ALIKE * len(rows) or is_few
     words = [normal_form(row.answer).lower() for row in rows]

@@ -1695,6 +1695,10 @@ SOUND_EVALUATIONS = (
         broken="answers_greedy",  # a note: there were two generations for each question
     ),
     planted(
+        "written down in small letters",
+        (LLM, "skip_special_tokens=True)).strip()", "skip_special_tokens=True)).strip().lower()"),
+    ),
+    planted(
         "the response is the whole text, prompt and all",
         SINGLE,
         (

@@ -252,9 +252,10 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
 
 
 def _hashes(text: str) -> list[str]:
-    """Of the whole, of what follows the thinking, of the first and of the last line."""
+    """Of the whole, of what follows the thinking, of the first and of the last line; and of the whole in lower case."""
     lines = text.strip().splitlines() or [""]
-    return [tokens.text_hash(part) for part in (text, text.rpartition("</think>")[2], lines[0], lines[-1])]
+    parts = (text, text.rpartition("</think>")[2], lines[0], lines[-1], text.lower())
+    return [tokens.text_hash(part) for part in parts]
 
 
 def _first(text: str) -> str | None:
