@@ -109,10 +109,11 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
         *_highest_moment(shape, work, constants),
     )
     # while preparing, the half-precision original of the last tensor cast lives until its copy is made
-    originals = Term.of("originals", parameter_parts(shape).embedding * HALF if work.upcasts else 0.0)
-    is_preparing = originals.size_bytes > _sum_bytes(training)
-    training = tuple(replace(term, at_peak=not is_preparing) for term in training)
-    lines = (*weights, *training, replace(originals, at_peak=is_preparing))
+    originals_bytes = round(parameter_parts(shape).embedding * HALF) if work.upcasts else 0
+    is_preparing = originals_bytes > _sum_bytes(training)
+    if is_preparing:
+        training = tuple(replace(term, at_peak=False) for term in training)
+    lines = (*weights, *training, Term("originals", originals_bytes, at_peak=is_preparing))
     # an offset below zero can't take more than there is
     allocated = max(0, _sum_bytes(term for term in lines if term.at_peak))
     slack, context = round(work.kind.slack_share * allocated), round(constants.context_bytes)
