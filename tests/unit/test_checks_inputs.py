@@ -13,7 +13,7 @@ import pytest
 from steph.base.files import matrix_numbers
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.terms import Severity
-from steph.child.inject._steph_witness import tokens
+from steph.child.inject._steph_witness import generation, tokens
 from steph.contract.results import Row
 from steph.contract.training_files import ADAPTER_CONFIG_NAME
 from steph.judge.checks_seen import (
@@ -49,6 +49,30 @@ def test_a_mask_hides_padding_and_nothing_else(ids: list[int], mask: list[int], 
     """Whatever the padding's side and token; a row's own tokens count, and so does padding that is read."""
     seen = tokens.attended([ids], [mask], None, PAD, reads_padding=False)
     assert (seen["hidden"], seen["bare_padding"]) == ([hidden], [bare])
+
+
+class Cache:
+    """Of transformers' kind, with so many tokens."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
+def test_a_cache_is_held_against_what_itself_was_given() -> None:
+    """Two chats may take turns, each with a cache of its own; one that still holds another question hides tokens."""
+    one, other, fresh = Cache(5), Cache(4), Cache(3)
+    known = generation._cached
+    known[one], known[other] = [1, 2, 3, 4, 5], [1, 7, 8, 9]
+    assert generation._unseen([[1, 2, 3, 4, 5, 6]], one) == 0
+    assert generation._unseen([[1, 7, 8, 9, 6]], other) == 0
+    assert generation._unseen([[1, 7, 8, 9, 6]], one) == 4
+    one.length = 1  # cropped to what both begin with
+    assert generation._unseen([[1, 7, 8, 9, 6]], one) == 0
+    assert generation._unseen([[1, 2, 3, 4]], fresh) == 0
+    assert generation._unseen([[1, 2, 3, 4]], ((0, 1),)) == 0
 
 
 @pytest.mark.parametrize(

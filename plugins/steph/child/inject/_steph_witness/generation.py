@@ -28,7 +28,7 @@ _STEERING = {
 _PLAIN_PROCESSORS = ("InfNanRemove", "LogitNormalization", "MinLength", "MinNewTokens", "NoRepeatNGram", "Penalty")
 _own_steering: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 _open = threading.local()
-_last: list[int] = []  # a prompt and its answer
+_cached: weakref.WeakKeyDictionary[Any, list[int]] = weakref.WeakKeyDictionary()  # the tokens that a cache was given
 
 
 class _Counts:
@@ -69,7 +69,8 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     if count in _WEIGHTS_AT:
         call["seen"].update(matrices=weights.adapter_numbers(model), base=weights.base_changed(model))
         call["seen"].update(own_code=patches.described(model))
-    if unseen := _unseen(call["prompts"], kwargs.get("past_key_values")):
+    call["cache"] = kwargs.get("past_key_values")
+    if unseen := _unseen(call["prompts"], call["cache"]):
         call["seen"]["hidden"] = [unseen]
     call["training"] = bool(model.training) or models.dropouts(model)[1] > 0  # one layer's may be on alone
     call["bos"] = models.bos_of(model)
@@ -85,9 +86,10 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
 
 def _unseen(prompts: list[list[int]], cache: Any) -> int:
     """How many of a single prompt's tokens the model does not see, as its cache has others in their place."""
-    if len(prompts) > 1 or not _last or not hasattr(cache, "get_seq_length"):
+    held = _cached.get(cache, []) if hasattr(cache, "get_seq_length") else []
+    if len(prompts) > 1 or not held:
         return 0
-    alike = next((n for n, (one, other) in enumerate(zip(prompts[0], _last)) if one != other), len(_last))
+    alike = next((n for n, (one, other) in enumerate(zip(prompts[0], held)) if one != other), len(held))
     return max(0, min(int(cache.get_seq_length()), len(prompts[0])) - alike)
 
 
@@ -219,7 +221,8 @@ def _answered(call: dict[str, Any] | None, result: Any) -> None:
 
 def _write_generation(call: dict[str, Any], sequences: Any) -> None:
     ends, prompts = call["ends"], call["prompts"]
-    _last[:] = prompts[0] + sequences[0].tolist()[call["width"] :]
+    if hasattr(call["cache"], "get_seq_length"):
+        _cached[call["cache"]] = prompts[0] + sequences[0].tolist()[call["width"] :]
     said, stopped = [], []
     for row in sequences.tolist():
         new = row[call["width"] :]
