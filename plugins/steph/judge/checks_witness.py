@@ -313,13 +313,15 @@ def _steps_check(evidence: TrainEvidence, seen: checks_setup.Seen) -> Check:
 
 
 def _batch_check(evidence: TrainEvidence, begins: TrainingBegins, batches: Sequence[Batch]) -> Check:
-    if not begins.batch_size:
-        return BATCH_SEEN.check(None, "none")
-    if (short := _short_steps(begins, batches)) is not None:
+    asked = evidence.settings
+    is_loop = begins.source == "loop"  # which says nothing of its batches
+    due = {"batch_size": asked.effective_batch_size, "accumulation": 1} if is_loop else {}
+    if (short := _short_steps(begins.model_copy(update=due), batches)) is not None:
         rows, wanted = short
         return BATCH_SEEN.check(False, "short", severity=WARN, rows=rows, wanted=wanted)
+    if not begins.batch_size:
+        return BATCH_SEEN.check(None, "none")
     parts = (begins.batch_size, begins.accumulation or 1, begins.world_size or 1)
-    asked = evidence.settings
     return BATCH_SEEN.check(
         math.prod(parts) == asked.effective_batch_size,
         "rows",

@@ -339,6 +339,10 @@ def _own_loss(body: str) -> Change:
 
 
 ENTROPY = "torch.nn.functional.cross_entropy"
+HALF_A_BATCH = tuple(
+    (file, old, new.replace("rows[first : first + 2]", "rows[first : first + 1]"))
+    for file, old, new in _own_loop("                optimizer.step()\n                optimizer.zero_grad()\n")
+)
 TWICE_A_STEP = (
     "    make = trainer.create_optimizer\n    def twice(*given):\n        own = make(*given)\n        step = own.step\n"
     "        own.step = lambda *one, **more: (step(), step())[1]\n        return own\n"
@@ -351,6 +355,7 @@ TRAININGS = (
         (RUN, SWITCH, ""),
         broken="tokens_supervised",
     ),
+    planted("a loop that gives the model half of its rows", *HALF_A_BATCH, broken="batch_seen"),
     planted("each step done twice", (RUN, "    trainer.train(", TWICE_A_STEP), broken="updates_seen"),
     planted(
         "norms that are trained and not saved",
