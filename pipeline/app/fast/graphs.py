@@ -26,7 +26,8 @@ EAGER_BATCHES = 2
 # tokens of a whole run's rows from which on cuDNN's attention, some 15 ms faster in 2,000 tokens of Qwen3-8B, pays for
 # its plan: half a second for each shape, and a graph has but one (H200, torch 2.11)
 CUDNN_TOKENS = 150_000
-# of an eager micro-batch's seconds, times the share of the largest batch that it filled: padding is work, too
+# of an eager micro-batch's seconds, times the share of the largest batch that the replayed one fills: it takes as long
+# for any batch, and without a graph a smaller one takes less
 WORTH_SHARE = 0.95
 LEAST_BATCHES = 10
 
@@ -79,12 +80,12 @@ class CapturedStep:
         self.batch.write(batch, items)
         if trained[0].grad is None:  # an optimizer step begins
             torch._foreach_zero_(list(self.gradients))
-            place(trained, self.gradients)
+            set_gradients(trained, self.gradients)
         self.graph.replay()
         return self.loss.clone()
 
 
-def place(trained: Sequence[torch.nn.Parameter], gradients: Sequence[torch.Tensor | None]) -> None:
+def set_gradients(trained: Sequence[torch.nn.Parameter], gradients: Sequence[torch.Tensor | None]) -> None:
     """Let the parameters' gradients be these."""
     for parameter, gradient in zip(trained, gradients, strict=True):
         parameter.grad = gradient
@@ -140,10 +141,10 @@ class GraphedStep:
         if captured is None:  # out of the handler: its error holds all that the capture had allocated
             _draw_without_a_graph()
             _empty_cache()
-            use_cudnn_attention(enabled=False)
+            self._leave_cudnn()
             return step(batch, items)
         loss, seconds = self._timed(functools.partial(captured.run, batch, items, self._trained))
-        eager_seconds = min(self._eager_seconds[1:])
+        eager_seconds = self._eager_seconds[-1]
         times = f"{seconds:.3f} s a micro-batch instead of {eager_seconds:.3f} s"
         filled = batch["input_ids"].numel() / fixed.tensors["input_ids"].numel()
         if self._forced or seconds <= WORTH_SHARE * filled * eager_seconds:
@@ -151,7 +152,7 @@ class GraphedStep:
             self._tell(f"used: {times}")
         else:
             self._tell(f"not used: {times}")
-            use_cudnn_attention(enabled=False)
+            self._leave_cudnn()
             del captured
             _empty_cache()  # nothing else can use the memory that was the graph's
         return loss
@@ -167,25 +168,29 @@ class GraphedStep:
         try:
             if self._cudnn:  # it makes its plan for this shape now: inside a capture it can't
                 use_cudnn_attention(enabled=True)
-                place(self._trained, [None] * len(gradients))
+                set_gradients(self._trained, [None] * len(gradients))
                 step(dict(fixed.tensors), fixed.items)
-            place(self._trained, gradients)
+            set_gradients(self._trained, gradients)
             graph, loss = self._capture(lambda: self._added(step, fixed, gradients))
         except RuntimeError:
-            place(self._trained, had)
+            set_gradients(self._trained, had)
             raise
-        place(self._trained, gradients)
+        set_gradients(self._trained, gradients)
         return CapturedStep(graph, fixed, loss, gradients)
 
     def _added(self, step: Step, fixed: FixedBatch, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """A micro-batch whose gradients are added to these all at once, not one by one."""
-        place(self._trained, [None] * len(gradients))
+        set_gradients(self._trained, [None] * len(gradients))
         loss = step(dict(fixed.tensors), fixed.items)
         pairs = [
             (into, each.grad) for into, each in zip(gradients, self._trained, strict=True) if each.grad is not None
         ]
         torch._foreach_add_([into for into, _ in pairs], [gradient for _, gradient in pairs])
         return loss
+
+    def _leave_cudnn(self) -> None:
+        if self._cudnn:
+            use_cudnn_attention(enabled=False)
 
     def _timed(self, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float]:
         started = self._clock()

@@ -208,7 +208,7 @@ def dequantiser(packed: torch.Tensor, state: Any) -> Callable[..., torch.Tensor]
 
     What is returned may be called with a contiguous tensor to write into.
     """
-    is_known = (
+    is_known = (  # a packed weight of one row is a transposed one
         packed.is_cuda and packed.is_contiguous() and packed.dtype == torch.uint8 and packed.shape[0] != 1
         and state.nested and state.dtype != torch.float32 and state.code.dtype == torch.float32
         and state.shape.numel() % state.blocksize == 0
@@ -266,6 +266,8 @@ def _rotated(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, *, 
         states = states.contiguous()
     rows, heads, tokens, width = states.shape
     cosine, sine = (each.expand(rows, tokens, width) for each in (cosine, sine))
+    if cosine.stride() != sine.stride() or cosine.stride(-1) != 1:
+        cosine, sine = cosine.contiguous(), sine.contiguous()
     target, half = states.new_empty(rows, tokens, heads, width), width // 2
     sign, sines = (-1, (half, 0)) if back else (1, (0, half))
     sizes = (heads, tokens, *states.stride()[:3], *cosine.stride()[:2], sign, *sines)
@@ -364,12 +366,18 @@ def try_each() -> None:
         of_gate, of_up = of_both.chunk(2, -1)
         turned, quarter = apply_rotary(numbers, numbers, ones, zeros)[0], apply_rotary(numbers, numbers, zeros, ones)[0]
         first, second = numbers.chunk(2, -1)
-        normed = NormedHeads.apply(numbers, ones[0, 0], 1e-6)
+        leaf = numbers.clone().requires_grad_()
+        normed, rotated = NormedHeads.apply(leaf, ones[0, 0], 1e-6), apply_rotary(leaf, leaf, zeros, ones)
+        usual = torch.nn.functional.rms_norm(leaf, (128,), eps=1e-6)
+        (of_norm,), (of_usual,) = (torch.autograd.grad(each, leaf, numbers) for each in (normed, usual))
+        (of_turn,) = torch.autograd.grad(rotated[0], leaf, numbers)
         loss, of_logits = summed_cross_entropy(rows.clone(), targets, -100)
         pairs = {
             "the loss": (loss, expected.detach()),
             "its gradient": (of_logits.float(), of_exact),
-            "norms of heads": (normed, torch.nn.functional.rms_norm(numbers, (128,), eps=1e-6)),
+            "norms of heads": (normed, usual),
+            "their gradient": (of_norm, of_usual),
+            "the gradient of queries that are turned": (of_turn, torch.cat([second, -first], -1)),
             "silu(gate) · up": (product, silu * rows),
             "silu(gate) · up in the backward": (again, silu * rows),
             "the gradient of up": (of_up, silu * rows),

@@ -20,48 +20,50 @@ from app.fast.card_kernels import card_kernels
 ADAPTER = "default"
 
 
-def shorten_lora(model: torch.nn.Module) -> "list[Together]":
-    """Give every adapted linear layer without dropout, and what is around them, the short way; those of each input.
+def shorten_lora(model: torch.nn.Module) -> "list[LayerGroup]":
+    """Give every adapted linear layer without dropout, and every frozen one, the short way; the adapted, by input.
 
     A module's class becomes a subclass of what it was.
     """
     short: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer) and _is_plain(module)]
-    if not short:
-        return []
     # PEFT's adapted layer has the same name as bitsandbytes' own
     others = (module for module in model.modules() if not isinstance(module, LoraLayer))
     short += [module for module in others if type(module).__name__ == "Linear4bit" and _is_frozen(module)]
     for module in short:
         if not isinstance(module, _ShortLinear):
-            _become(module, _ShortLinear)
-            module.__dict__["_alone"] = Together([module])
-    groups: list[Together] = []
+            _replace_class(module, _ShortLinear)
+            module.__dict__["_alone"] = LayerGroup([module])
+    groups: list[LayerGroup] = []
     known: dict[type, bool] = {}
     for module in model.modules():
         projections: list[Any] = [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
         if all(isinstance(projection, _ShortLinear) for projection in projections):
-            shared = _SharedInput(Together(projections))
+            shared = _SharedInput(LayerGroup(projections), are_normed=hasattr(module, "q_norm"))
             for projection in projections:
                 projection.__dict__["_shared_input"] = shared
-            groups.append(shared.together)
+            groups.append(shared.group)
         if not _looks_gated(module) or not _is_silu(module):
             continue
-        both, down = Together([module.gate_proj, module.up_proj]), Together([module.down_proj])
+        both, down = LayerGroup([module.gate_proj, module.up_proj]), LayerGroup([module.down_proj])
         module.__dict__["_both"], module.__dict__["_down"] = both, down
         if type(module) not in known:
             known[type(module)] = _is_gated(module)
         if known[type(module)]:
             groups += [both, down]
             if not isinstance(module, _ShortGatedMlp):
-                _become(module, _ShortGatedMlp)
+                _replace_class(module, _ShortGatedMlp)
     grouped = {layer for group in groups for layer in group.layers}
     groups += [module.__dict__["_alone"] for module in short if module not in grouped]
     return [group for group in groups if group.adapted]
 
 
-def _become(module: torch.nn.Module, way: type) -> None:
-    usual = type(module)
-    module.__class__ = type(usual.__name__, (way, usual), {"__module__": __name__})
+def _replace_class(module: torch.nn.Module, way: type) -> None:
+    module.__class__ = _subclass(way, type(module))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _subclass(way: type, usual: type) -> type:
+    return type(usual.__name__, (way, usual), {"__module__": __name__})
 
 
 class _ShortLinear:
@@ -78,19 +80,22 @@ class _ShortLinear:
 class _SharedInput:
     """Layers that an attention calls one after the other with the same input: the first call computes them all."""
 
-    def __init__(self, together: "Together") -> None:
-        self.together = together
+    def __init__(self, group: "LayerGroup", *, are_normed: bool) -> None:
+        self.group = group
+        self._are_normed = are_normed
         self._inputs: torch.Tensor | None = None
         self._waiting: dict[Any, torch.Tensor] = {}
         self._is_shared = True
 
     def output(self, layer: Any, inputs: torch.Tensor) -> torch.Tensor | None:  # noqa: ANN401 - PEFT has no types
         """This layer's output, or None where it is none of a product of them all."""
-        if layer is self.together.layers[0]:
+        if layer is self.group.layers[0]:
             self._inputs, self._waiting = None, {}
-            if self._is_shared and self.together.is_short_now():
-                outputs = self.together.outputs(inputs)
-                self._inputs, self._waiting = inputs, dict(zip(self.together.layers, outputs, strict=True))
+            if self._is_shared and self.group.is_short_now():
+                *others, values = self.group.outputs(inputs)
+                # an attention keeps the values, and with them the queries and keys beside them: a norm keeps those too
+                outputs = [*others, values if self._are_normed else values.clone()]
+                self._inputs, self._waiting = inputs, dict(zip(self.group.layers, outputs, strict=True))
         elif self._waiting and inputs is not self._inputs:
             self._is_shared, self._waiting = False, {}
         output = self._waiting.pop(layer, None)
@@ -109,7 +114,7 @@ class _ShortGatedMlp:
         return _GatedMlp.apply(_as_computed(inputs), *both.weights(), *down.weights(), both, down)
 
 
-class Together:
+class LayerGroup:
     """Linear layers of one input, each with or without an adapter."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
@@ -117,7 +122,7 @@ class Together:
         self.bases = [_base_of(layer) for layer in layers]
         self.sizes = [base.out_features for base in self.bases]
         self.adapted = [index for index, layer in enumerate(layers) if isinstance(layer, LoraLayer)]
-        self.copies: Callable[[], list[torch.Tensor] | None] = lambda: None
+        self.copies: list[torch.Tensor] | None = None
 
     def is_short_now(self) -> bool:
         """Whether nothing but the one adapter computes and is trained."""
@@ -137,11 +142,10 @@ class Together:
         outputs: tuple[torch.Tensor, ...] = _Products.apply(_as_computed(inputs), *self.weights(), self)
         return outputs
 
-    def computed(self, weights: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-        """A of all adapters, one below the other, and each B, as they are multiplied."""
-        copies = self.copies()
-        if copies and copies[0].dtype == dtype:
-            return copies
+    def cast_weights(self, weights: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        """A of all adapters, one below the other, and each B, in the dtype that they are multiplied in."""
+        if self.copies and self.copies[0].dtype == dtype:
+            return self.copies
         a = weights[0] if len(weights) == 2 else torch.cat(list(weights[::2]))
         return [a.to(dtype), *(b.to(dtype) for b in weights[1::2])]
 
@@ -149,37 +153,36 @@ class Together:
 class LoraCopies:
     """All A and B in what they are multiplied in: cast at once for a micro-batch, not one by one."""
 
-    def __init__(self, groups: Sequence[Together], dtype: torch.dtype) -> None:
+    def __init__(self, groups: Sequence[LayerGroup], dtype: torch.dtype) -> None:
         self._groups = [group for group in groups if {weight.dtype for weight in group.weights()} != {dtype}]
         self._dtype = dtype
-        self._pairs: tuple[list[torch.Tensor], list[torch.Tensor]] | None = None
-        self._are_fresh = False
+        self._copies: list[list[torch.Tensor]] = []  # of each group
+        self._pairs: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[None]:
         """Inside, layers multiply the copies; what trains their originals runs outside."""
-        self._pairs = self._pairs or self._made()
         with torch.no_grad():
-            if self._pairs[0]:
+            if not self._copies:
+                self._make()
+            if self._groups:
                 torch._foreach_copy_(*self._pairs)
-        self._are_fresh = True
+        for group, copies in zip(self._groups, self._copies, strict=True):
+            group.copies = copies
         try:
             yield
         finally:
-            self._are_fresh = False
+            for group in self._groups:
+                group.copies = None
 
-    def _made(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        copies: list[torch.Tensor] = []
+    def _make(self) -> None:
+        copies, originals = self._pairs
         for group in self._groups:
             all_a, all_b = group.weights()[::2], group.weights()[1::2]
-            whole = torch.cat([a.detach() for a in all_a]).to(self._dtype)
-            made = [whole, *(b.detach().to(self._dtype) for b in all_b)]
-            group.copies = functools.partial(self._if_fresh, made)
-            copies += [*whole.split([len(a) for a in all_a]), *made[1:]]
-        return copies, [weight for group in self._groups for part in (0, 1) for weight in group.weights()[part::2]]
-
-    def _if_fresh(self, made: list[torch.Tensor]) -> list[torch.Tensor] | None:
-        return made if self._are_fresh else None
+            whole, each_b = torch.cat(all_a).to(self._dtype), [b.to(self._dtype) for b in all_b]
+            self._copies.append([whole, *each_b])
+            copies += [*whole.split([len(a) for a in all_a]), *each_b]
+            originals += [*all_a, *all_b]
 
 
 def _is_plain(layer: Any) -> bool:  # noqa: ANN401 - PEFT has no types
@@ -217,11 +220,14 @@ def _base_of(layer: Any) -> Any:  # noqa: ANN401 - PEFT has no types
 
 
 def _looks_gated(module: Any) -> bool:  # noqa: ANN401 - any module
-    parts = [_base_of(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")]
-    if not (hasattr(module, "act_fn") and all(isinstance(part, torch.nn.Module) for part in parts)):
-        return False
-    down, base = module.down_proj, parts[-1]
-    return isinstance(down, _ShortLinear) or (down is base and _is_linear(base) and _is_frozen(base))
+    layers = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    return hasattr(module, "act_fn") and all(map(_can_be_short, layers))
+
+
+def _can_be_short(layer: Any) -> bool:  # noqa: ANN401 - any attribute
+    if isinstance(layer, LoraLayer):
+        return isinstance(layer, _ShortLinear)
+    return isinstance(layer, torch.nn.Module) and _is_linear(layer) and _is_frozen(layer)
 
 
 def _is_silu(module: Any) -> bool:  # noqa: ANN401 - a family's own class
@@ -251,15 +257,15 @@ def _as_computed(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else inputs
 
 
-def _base_weights(together: Together, dtype: torch.dtype) -> list[torch.Tensor]:
+def _base_weights(group: LayerGroup, dtype: torch.dtype) -> list[torch.Tensor]:
     """The bases' weights, as one below the other where they are dequantised anyhow."""
-    bases = together.bases
+    bases = group.bases
     own = [_dequantiser(base) for base in bases] if len(bases) > 1 else []
     if not own or not all(own) or len({base.bias is None for base in bases}) > 1:
         return [_base_weight(base, dtype) for base in bases]
     state = bases[0].weight.quant_state
-    whole = torch.empty((sum(together.sizes), state.shape[1]), dtype=state.dtype, device=bases[0].weight.device)
-    for dequantise, rows in zip(own, whole.split(together.sizes), strict=True):
+    whole = torch.empty((sum(group.sizes), state.shape[1]), dtype=state.dtype, device=bases[0].weight.device)
+    for dequantise, rows in zip(own, whole.split(group.sizes), strict=True):
         dequantise(rows)  # type: ignore[misc]
     return [whole.to(dtype)]
 
@@ -277,10 +283,10 @@ def _dequantiser(base: Any) -> Callable[..., torch.Tensor] | None:  # noqa: ANN4
     known: Any
     dequantise: Callable[..., torch.Tensor] | None
     known, dequantise = base.__dict__.get("_short_dequantise", (None, None))
-    if known is not base.weight:
+    if known != (place := base.weight.data_ptr()):
         kernels, state = card_kernels(), getattr(base.weight, "quant_state", None)
         dequantise = kernels.dequantiser(base.weight.data, state) if kernels and state is not None else None
-        base.__dict__["_short_dequantise"] = base.weight, dequantise
+        base.__dict__["_short_dequantise"] = place, dequantise
     return dequantise
 
 
@@ -289,8 +295,8 @@ class _Products(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, *others: Any) -> tuple[torch.Tensor, ...]:  # noqa: ANN401
-        *weights, ctx.together = others
-        outputs, kept = _multiply(ctx.together, inputs.flatten(0, -2), weights)
+        *weights, ctx.group = others
+        outputs, kept = _multiply(ctx.group, inputs.flatten(0, -2), weights)
         ctx.dtype = inputs.dtype
         # a frozen layer's input takes no memory until the backward
         ctx.save_for_backward(inputs if kept else None, *kept)
@@ -300,7 +306,7 @@ class _Products(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401
         inputs, *kept = ctx.saved_tensors
         flat = [gradient.to(ctx.dtype).flatten(0, -2) for gradient in gradients]
-        back = _Backward(ctx.together, flat[0] if len(flat) == 1 else torch.cat(flat, -1), kept)
+        back = _Backward(ctx.group, flat[0] if len(flat) == 1 else torch.cat(flat, -1), kept)
         of_inputs = _in_rows(back.of_inputs(), gradients[0]) if ctx.needs_input_grad[0] else None
         return of_inputs, *back.of_weights(inputs), None
 
@@ -329,23 +335,23 @@ class _GatedMlp(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _multiply(
-    together: Together, inputs: torch.Tensor, weights: Sequence[torch.Tensor]
+    group: LayerGroup, inputs: torch.Tensor, weights: Sequence[torch.Tensor]
 ) -> tuple[Sequence[torch.Tensor], list[torch.Tensor]]:
     """Each layer's output (tokens, features), and what the backward needs: inputs · A, all A, each B."""
     dtype = inputs.dtype
-    biases = [None if base.bias is None else base.bias.to(dtype) for base in together.bases]
-    each = _base_weights(together, dtype)
+    biases = [None if base.bias is None else base.bias.to(dtype) for base in group.bases]
+    each = _base_weights(group, dtype)
     if len(each) < len(biases):
         bias = None if biases[0] is None else torch.cat(biases)
-        outputs: Sequence[torch.Tensor] = linear(inputs, each[0], bias).split(together.sizes, -1)
+        outputs: Sequence[torch.Tensor] = linear(inputs, each[0], bias).split(group.sizes, -1)
     else:
         outputs = [linear(inputs, weight, bias) for weight, bias in zip(each, biases, strict=True)]
     if not weights:
         return outputs, []
-    a, *all_b = together.computed(weights, dtype)
+    a, *all_b = group.cast_weights(weights, dtype)
     narrow = inputs @ a.T
     parts = narrow.split([b.shape[1] for b in all_b], -1)
-    for index, part, b, scaling in zip(together.adapted, parts, all_b, together.scalings(), strict=True):
+    for index, part, b, scaling in zip(group.adapted, parts, all_b, group.scalings(), strict=True):
         outputs[index].addmm_(part, b.T, alpha=scaling)
     return outputs, [narrow, a, *all_b]
 
@@ -353,21 +359,21 @@ def _multiply(
 class _Backward:
     """The gradients of layers of one input, from that of their outputs side by side (tokens, features)."""
 
-    def __init__(self, together: Together, gradient: torch.Tensor, kept: Sequence[torch.Tensor]) -> None:
-        self._together, self._gradient, self._kept = together, gradient, kept
-        self._parts = gradient.split(together.sizes, -1)
+    def __init__(self, group: LayerGroup, gradient: torch.Tensor, kept: Sequence[torch.Tensor]) -> None:
+        self._group, self._gradient, self._kept = group, gradient, kept
+        self._parts = gradient.split(group.sizes, -1)
         if not kept:
             return
         narrow, _, *all_b = kept
         self._ranks = [b.shape[1] for b in all_b]
         self._narrow = torch.empty_like(narrow)
         targets = self._narrow.split(self._ranks, -1)
-        for index, target, b, scaling in zip(together.adapted, targets, all_b, together.scalings(), strict=True):
+        for index, target, b, scaling in zip(group.adapted, targets, all_b, group.scalings(), strict=True):
             target.addmm_(self._parts[index], b, beta=0, alpha=scaling)
 
     def of_inputs(self) -> torch.Tensor:
         """Of their input."""
-        weights = _base_weights(self._together, self._gradient.dtype)
+        weights = _base_weights(self._group, self._gradient.dtype)
         parts = self._parts if len(weights) > 1 else (self._gradient,)
         gradient = parts[0] @ weights[0]
         for part, weight in zip(parts[1:], weights[1:], strict=True):
@@ -378,12 +384,12 @@ class _Backward:
         """Of A and B of each adapter."""
         if not self._kept or inputs is None:
             return []
-        together, found = self._together, []
-        weights = together.weights()
+        group, found = self._group, []
+        weights = group.weights()
         each_a = _product_as(weights[0].dtype, self._narrow.T, inputs.flatten(0, -2)).split(self._ranks)
         narrow = self._kept[0].split(self._ranks, -1)
         for index, of_a, part, b, scaling in zip(
-            together.adapted, each_a, narrow, weights[1::2], together.scalings(), strict=True
+            group.adapted, each_a, narrow, weights[1::2], group.scalings(), strict=True
         ):
             found += [of_a, _product_as(b.dtype, self._parts[index].T, part, scaling)]
         return found

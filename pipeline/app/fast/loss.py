@@ -67,7 +67,7 @@ class _FrozenHeadLoss(torch.autograd.Function):  # type: ignore[misc]
         with torch.enable_grad():
             inputs = hidden_states.detach().requires_grad_()
             logits = head(inputs)
-            if kernels and kernels.can_compare(logits):
+            if kernels and isinstance(head, torch.nn.Linear) and kernels.can_compare(logits):
                 loss, of_logits = kernels.summed_cross_entropy(logits.detach(), targets, IGNORED)
                 (gradient,) = torch.autograd.grad(logits, inputs, of_logits)
             else:
@@ -105,9 +105,7 @@ def keep_to_answers(model: PreTrainedModel) -> bool:
     @functools.wraps(whole)  # the Trainer reads its signature
     def forward(**inputs: Any) -> Any:  # noqa: ANN401 - as the model's own
         positions = inputs.pop("answer_positions", None)
-        if positions is None or inputs.get("labels") is None:
-            return whole(**inputs)
-        if not (is_plain or takes_some):
+        if positions is None or inputs.get("labels") is None or not (is_plain or takes_some):
             return whole(**inputs)
         targets = next_tokens(inputs["labels"])
         if not is_plain:

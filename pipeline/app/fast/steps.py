@@ -36,6 +36,7 @@ class FastSteps:
     loss_chunk_positions: int | None
     copies: LoraCopies
     graphed: GraphedStep | None
+    why_not_graphed: str
 
     def attach(self, trainer: RecordingTrainer) -> None:
         """Let a Trainer's micro-batches run this way."""
@@ -48,7 +49,7 @@ class FastSteps:
         return {
             "step_plan": asdict(self.plan),
             "loss_chunk_positions": self.loss_chunk_positions,
-            "cuda_graph": self.graphed.told if self.graphed else "not tried",
+            "cuda_graph": self.graphed.told if self.graphed else f"not tried: {self.why_not_graphed}",
         }
 
 
@@ -88,7 +89,7 @@ def fast_steps(
         f"Gradient checkpointing: {recompute}; fused micro-batches: {plan.fused_micro_batches}"
         f"{_HOST[plan.host_memory]} ({plan.reason})"
     )
-    graphed = None
+    graphed, why = None, "--cuda-graph off"
     if settings.cuda_graph != "off":
         forced = settings.cuda_graph == "on"
         reason = why_not(
@@ -100,13 +101,14 @@ def fast_steps(
         )
         if reason and forced:
             raise PipelineError(f"--cuda-graph on: {reason}")
+        why = reason or ""
         if not reason:
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             fixed = FixedBatch(batch_size, largest, collator, trained[0].device)
             is_long = is_cudnn_worth_it(steps * accumulation, batch_size * largest.tokens)
             graphed = GraphedStep(trained, fixed, forced=forced, cudnn=is_long)
     chunk = chunk_positions(base.get_output_embeddings()) if is_chunked else None
-    return FastSteps(plan, batch_size, accumulation, chunk, copies, graphed)
+    return FastSteps(plan, batch_size, accumulation, chunk, copies, graphed, why)
 
 
 def _with_copies(copies: LoraCopies, eager: Callable[..., torch.Tensor], *inputs: Any) -> torch.Tensor:  # noqa: ANN401

@@ -59,6 +59,17 @@ def distance(one: "torch.Tensor", other: "torch.Tensor") -> float:
     return float((one - other).norm() / other.norm())
 
 
+def own_dequantiser(base: Any) -> Callable[..., "torch.Tensor"]:  # noqa: ANN401 - a linear layer
+    """What a card's kernels do: a weight into the rows that it is given, if any."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    def dequantise(target: "torch.Tensor | None" = None) -> "torch.Tensor":
+        weight = dequantize_4bit(base.weight.data, base.weight.quant_state)
+        return weight if target is None else target.copy_(weight)
+
+    return dequantise
+
+
 @pytest.mark.parametrize("four_bit", [False, True], ids=["16 bits", "4 bits"])
 @pytest.mark.parametrize("targets", [ALL_LINEAR, ("q_proj", "v_proj")], ids=["all 7", "q and v"])
 def test_the_short_way_gives_pefts_numbers(load: Load, targets: tuple[str, ...], four_bit: bool) -> None:
@@ -84,19 +95,58 @@ def test_weights_that_are_dequantised_in_one_are_multiplied_in_one(
 ) -> None:
     """As the kernels do it on a card, each weight into its rows of one for all layers of an input."""
     from app.fast import lora
-    from bitsandbytes.functional import dequantize_4bit
-
-    def dequantiser(base: Any) -> Callable[..., "torch.Tensor"]:  # noqa: ANN401 - a linear layer
-        def dequantise(target: "torch.Tensor | None" = None) -> "torch.Tensor":
-            weight = dequantize_4bit(base.weight.data, base.weight.quant_state)
-            return weight if target is None else target.copy_(weight)
-
-        return dequantise
 
     usual, short = load(targets, four_bit=True), load(targets, four_bit=True)
-    monkeypatch.setattr(lora, "_dequantiser", dequantiser)
+    monkeypatch.setattr(lora, "_dequantiser", own_dequantiser)
     lora.shorten_lora(short)
     for found, expected in zip(outputs_and_gradients(short), outputs_and_gradients(usual), strict=True):
+        assert distance(found, expected) <= 1e-5
+
+
+def test_values_do_not_keep_the_queries_beside_them(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One product has all three in one piece of memory; an attention without norms keeps the values alone of it."""
+    import torch
+    from app.fast import lora
+
+    def kept_bytes(model: "PeftModel") -> int:
+        kept: dict[int, int] = {}
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = model(input_ids=torch.arange(3, 63).view(2, 30))
+            assert outputs.logits.requires_grad
+            return sum(kept.values())
+
+    apart, together = load(("v_proj",), four_bit=True), load(("v_proj",), four_bit=True)
+    lora.shorten_lora(apart)
+    expected = kept_bytes(apart)
+    monkeypatch.setattr(lora, "_dequantiser", own_dequantiser)
+    lora.shorten_lora(together)
+    assert kept_bytes(together) <= 1.01 * expected
+
+
+def test_frozen_layers_are_short_beside_an_adapter_with_dropout(load: Load) -> None:
+    """The MLP has no adapter here, and dropout is none of its business; the numbers are PEFT's."""
+    import torch
+    from app.fast.lora import shorten_lora
+
+    outcomes = []
+    for is_short in (False, True):
+        model = load(("q_proj", "v_proj"), four_bit=True, lora_dropout=0.1)
+        mlp = model.get_base_model().model.layers[0].mlp
+        usual = type(mlp)
+        if is_short:
+            assert not shorten_lora(model)
+            assert type(mlp) is not usual
+        torch.manual_seed(2)
+        outcomes.append(outputs_and_gradients(model))
+    for expected, found in zip(*outcomes, strict=True):
         assert distance(found, expected) <= 1e-5
 
 
