@@ -38,9 +38,11 @@ def test_second_run_on_one_gpu_is_told_who_holds_it(tmp_path: Path) -> None:
 
 def test_lock_is_free_again_after_the_block(tmp_path: Path) -> None:
     """Holding a GPU twice, one after the other, is no conflict."""
+    held = 0
     for _ in range(2):
         with gpu_lock(UUID, tmp_path):
-            pass
+            held += 1
+    assert held == 2
 
 
 def test_two_gpus_are_two_locks(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_probe_works_in_the_pipelines_own_python(place: Path, minor: int) -> Non
 def test_what_runs_in_the_pipelines_python_is_written_for_older_ones(name: str, minor: int) -> None:
     """What the suite runs in another project's interpreter has no syntax that this interpreter would refuse."""
     path = INJECT.parents[1] / name
-    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, minor))
+    assert ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, minor)).body
 
 
 def test_uncaught_exception_is_told_by_type_and_message(place: Path) -> None:
