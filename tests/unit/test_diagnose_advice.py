@@ -358,13 +358,15 @@ def test_a_file_of_ones_own_is_not_installed_from_an_index() -> None:
 @pytest.mark.parametrize(
     ("raised", "hint"),
     [
-        ("ValueError: Tasks not found: x. Try `lm-eval --tasks list` to list them.", "Try `lm-eval --tasks list`"),
+        ("ValueError: No judge is named x. Try `judge --list` to list them.", "Try `judge --list`"),
         (
             "NotImplementedError: Foo: x is not supported in your current Foo version! Please update Foo via:",
             "Please update",
         ),
         ("ImportError: Foo requires bar: Please run `pip install bar`", "pip install bar"),
         ("RuntimeError: no backend, run with FOO=0 to disable it.", "run with FOO=0"),
+        ("ImportError: Foo: Please import foo before bar.", "says: Please import foo"),
+        ("ImportError: Foo requires `bar` or `baz` to be installed.", "requires `bar`"),
         (
             "ValueError: You can't train it, it has to be on a GPU. Make sure that FOO is set.",
             "says: Make sure that FOO",
@@ -401,9 +403,10 @@ def test_an_unknown_form_names_the_package_that_raised_it(frame: str, package: s
     log = (
         f'Traceback (most recent call last):\n  File "/w/t.py", line 3, in f\n  File "{frame}", line 4, in g\n{inner}\n'
     )
-    words = told(f"{log}RuntimeError: it is 3")
-    assert ("It was raised in the code of" in words) == (package is not None)
-    assert package is None or f"pip install -U {package})" in words
+    for raised in ("RuntimeError: it is 3", "AttributeError: 'Foo' object has no attribute 'bar'"):
+        words = told(log + raised)
+        assert ("It was raised in the code of" in words) == (package is not None)
+        assert package is None or f"pip install -U {package})" in words
 
 
 def test_a_refusal_is_told_in_the_librarys_words() -> None:

@@ -155,7 +155,7 @@ def _last_figure(name: str, text: str) -> float | None:
 
 _STEPS_SHOWN = 2
 _SAID_LINES, _SAID_CHARACTERS, _HINT_CHARACTERS = 12, 2000, 300
-_SENTENCE_END = re.compile(r"(?<=[.!?;]) +|\n+|, (?=please )", re.I)
+_SENTENCE_END = re.compile(r"(?<=[.!?;]) +|\n+|[,:] (?=please )", re.I)
 _INSTRUCTS = re.compile(
     r"(?:please|either|try|use|set|run|consider|make sure|re-?install|upgrade|update|downgrade|pass|specify"
     r"|reduc(?:e|ing)|you (?:can(?!['n])|should|must|need|may|have to)|to (?:fix|disable|avoid|enable|solve|resolve)"
@@ -164,12 +164,14 @@ _INSTRUCTS = re.compile(
 )
 _IMPLIES = re.compile(
     r".{0,200}?(?:\brun with\b|\bpip install\b|\bneeds? to\b|\bha(?:s|ve) to be\b|\bshould be\b|\bmust be\b"
-    r"|\bmay help\b|\bbut you didn't\b|\bmake sure\b)",
+    r"|\brequires? [^\n]{1,120} to be installed|\bmay help\b|\bbut you didn't\b|\bmake sure\b)",
     re.I,
 )
 _PACKAGE = re.compile(r"(?:site|dist)-packages[/\\](\w{1,60})[/\\]|[/\\](unsloth)_compiled_cache[/\\]")
 _STANDARD_LIBRARY = re.compile(r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]")
 _OF_THE_SYSTEM = re.compile(r"\[(?:Errno|WinError) \d")  # no library is at fault
+# causes of which the version of the package that raised may be the reason
+_OF_VERSIONS = frozenset((Cause.OTHER, Cause.API_DRIFT, Cause.IMPORT_ERROR))
 _NOT_AT_FAULT = frozenset(("torch", "numpy", "fire", "click", "typer"))
 _SAYS_NOTHING = re.compile(
     r"report|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more info|documentation|LAUNCH_BLOCKING"
@@ -245,7 +247,7 @@ def advice_of_unknown(chain: Chain, cause: Cause) -> tuple[Message, ...]:
             break
     steps = [say("diagnose.step.message_says", hint=hint)] if hint is not None else []
     last = chain[-1]
-    package = package_raised_in(last) if cause is Cause.OTHER else None
+    package = package_raised_in(last) if cause in _OF_VERSIONS else None
     if package is not None:
         innermost = max((at for at, line in enumerate(last.frames) if 'File "' in line), default=len(last.frames))
         is_deliberate = any(line.strip().startswith("raise ") for line in last.frames[innermost + 1 :])

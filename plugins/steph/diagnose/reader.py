@@ -292,7 +292,7 @@ _BARE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?$")
 _IGNORED = re.compile(r"^Exception ignored |^--- Logging error ---|^Error in atexit|^Error in sys\.excepthook")
 _LONG_MESSAGE = re.compile(
     r"Client Error|Server Error|Request ID|Forbidden|following error|CUDA (?:Setup|error)|MISMATCH|"
-    r"would exceed|^\s*$",
+    r"would exceed|generating the dataset|^\s*$",
     re.I,
 )
 _STOP = re.compile(
