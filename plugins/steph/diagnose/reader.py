@@ -280,8 +280,8 @@ _NAMES = (
     r"NVMLError_\w{1,60}|Incomplete\w{0,40}|Disconnected"
 )
 _RAISED = re.compile(
-    rf"^(?:E {{2,7}}|\s*(?:\|\s*)+)?(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*?)?(?:{_NAMES})(?:Group)?)"
-    r"(?:(?:: ?|:$)(?P<message>.*)| \[(?P<note>[^\]]*)\])?$"
+    rf"^(?:E {{2,7}}|\s*(?:\|\s*)+)?(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*?)?(?:{_NAMES})"
+    r"(?:Group|\(\w{1,60}\))?)(?:(?:: ?|:$)(?P<message>.*)| \[(?P<note>[^\]]*)\])?$"
 )
 _WORD = re.compile(
     r"Error|Exception|Exit|Interrupt|Warning|[Tt]imeout|OutOf|Enabled|Invalid|NotFound|StopIteration|gaierror"
