@@ -24,7 +24,7 @@ test-planted: setup
 	  tests/unit/pipeline/test_witness_programs.py tests/unit/pipeline/test_witness_rehearsed.py -n 2 $(ARGS)
 
 # whole rehearsals on the CPU beside the one of make test: answers learnt by heart, two ranks under torchrun, a stranger's
-# pipeline on a model of the Hub, and a Llama, a Gemma and a Phi twin, each from its config.json
+# pipeline on a model of the Hub, and a Llama, a Gemma and a Phi twin, each from its config.json: two minutes on 2 cores
 test-rehearsals: setup
 	STEPH_TEST_REHEARSALS=1 .venv/bin/python -m pytest tests/unit/test_rehearsal.py \
 	  tests/unit/pipeline/test_two_ranks.py -n 2 $(ARGS)
