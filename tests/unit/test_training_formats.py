@@ -88,6 +88,19 @@ def test_a_state_beside_the_checkpoints_has_the_last_word(tmp_path: Path) -> Non
     assert read_state(out, 2000.0, files_at(tmp_path, "out/trainer_state.json")).final is None
 
 
+def test_a_whole_number_is_a_loss_too(tmp_path: Path) -> None:
+    """Other tools write 2.0 as 2: each loss still stands at its own entry; the closing entry is no loss."""
+    path = write_state(tmp_path / "out/checkpoint-3/trainer_state.json", 3, final=True, losses=3)
+    written = json.loads(path.read_text(encoding="utf-8"))
+    written["log_history"][1]["loss"] = 2
+    written["log_history"].insert(2, {"eval_loss": 2.2, "epoch": 0.7, "step": 2})
+    path.write_text(json.dumps(written), encoding="utf-8")
+    state = read_state(tmp_path / "out", 0.0)
+    assert state.losses == (2.5, 2.0, 2.3)
+    assert state.losses == tuple(entry.get("loss") for entry in state.history)
+    assert [entry.get("step") for entry in state.other_entries] == [2.0, 3.0]
+
+
 def test_a_state_elsewhere_is_found_by_its_pattern(tmp_path: Path) -> None:
     """Where no checkpoint lies in the output folder itself."""
     write_state(tmp_path / "out/run-7/checkpoint-2/trainer_state.json", 2)

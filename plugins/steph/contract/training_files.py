@@ -40,7 +40,7 @@ class TrainerState:
     tokens_seen: int | None = None
     epoch: float | None = None
     train_batch_size: int | None = None
-    validations: tuple[Metrics, ...] = ()  # the entries with figures of rows that are not trained
+    other_entries: tuple[Metrics, ...] = ()  # without a training loss: of validations, and the last of a training
     best_folder: str | None = None  # the name of the checkpoint that the Trainer calls its best
     best_metric: float | None = None  # its figure
     fresh: bool = False
@@ -104,18 +104,18 @@ def _read_state(folder: Path, step: int | None, fresh: bool, stale: tuple[str, .
         Metrics(tuple((str(key), _as_float(value)) for key, value in entry.items() if type(value) in (int, float)))
         for entry in history
     ]
-    losses = (entry.get("loss") for entry in history)
+    losses = [(metrics.get("loss"), metrics) for metrics in entries]
     return TrainerState(
         folder=folder,
         problem=None if step in (done, None) else say("checkpoint.other_step", file=file, step=done),
         global_step=done,
-        losses=tuple(float(value) for value in losses if type(value) is float or value == 0),
-        history=tuple(metrics for metrics in entries if metrics.get("loss") is not None),
+        losses=tuple(loss for loss, _ in losses if loss is not None),
+        history=tuple(metrics for loss, metrics in losses if loss is not None),
         max_steps=steps if type(steps) is int and steps > 0 else None,
         tokens_seen=seen if type(seen) is int and 0 < seen < MOST_TOKENS else None,
         epoch=float(epoch) if isinstance(epoch, int | float) and 0 <= epoch < MOST_EPOCHS else None,
         train_batch_size=batch if type(batch) is int else None,
-        validations=tuple(metrics for metrics in entries if metrics.get("loss") is None),
+        other_entries=tuple(metrics for loss, metrics in losses if loss is None),
         best_folder=Path(best).name if isinstance(best, str) else None,
         best_metric=_as_float(figure) if isinstance(figure, int | float) else None,
         fresh=fresh,

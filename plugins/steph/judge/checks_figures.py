@@ -78,7 +78,7 @@ def loss_checks(trained: Trained) -> tuple[Check, ...]:
 def _validation_check(trained: Trained) -> Check:
     """Losses of held-out rows are numbers, and the checkpoint that is called the best has the best figure of all."""
     state = trained.state if trained.state.fresh else TrainerState()
-    entries = [dict(one.values) for one in (*state.validations, *trained.log.metrics)]
+    entries = [dict(one.values) for one in (*state.other_entries, *trained.log.metrics)]
     losses = [value for one in entries for name, value in one.items() if _VALIDATION_LOSS.search(name)]
     if not losses:
         return VALIDATION_SOUND.check(None, "none")
