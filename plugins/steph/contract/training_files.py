@@ -266,7 +266,7 @@ def _runs(losses: list[_Placed], lines: tuple[str, ...]) -> list[list[_Placed]]:
     runs: list[list[_Placed]] = []
     reached, before = math.inf, None
     for one in losses:
-        if before is not None and _is_same(before.metrics, one.metrics):
+        if before is not None and _same_step(before.metrics, one.metrics):
             continue
         before, epoch = one, one.metrics.get("epoch")
         if not runs or (epoch is not None and epoch < reached - 1e-9 and reached != math.inf):
@@ -276,26 +276,26 @@ def _runs(losses: list[_Placed], lines: tuple[str, ...]) -> list[list[_Placed]]:
     kept: list[list[_Placed]] = []
     for run in runs:
         between = lines[kept[-1][-1].place + 1 : run[0].place] if kept else ()
-        if not kept or not _is_known(run, kept[-1]) or any(map(_TROUBLE.search, between)):
+        if not kept or not _repeats_run(run, kept[-1]) or any(map(_TROUBLE.search, between)):
             kept.append(run)
     return kept
 
 
-def _is_known(run: list[_Placed], before: list[_Placed]) -> bool:
+def _repeats_run(run: list[_Placed], before: list[_Placed]) -> bool:
     """Whether every line of a run was printed before, of long ones each at its own place."""
     if len(run) * len(before) > MOST_COMPARED:
-        return len(run) == len(before) and all(map(_is_same, (r.metrics for r in run), (b.metrics for b in before)))
-    return all(any(_is_same(one.metrics, old.metrics) for old in before) for one in run)
+        return len(run) == len(before) and all(map(_same_step, (r.metrics for r in run), (b.metrics for b in before)))
+    return all(any(_same_step(one.metrics, old.metrics) for old in before) for one in run)
 
 
-def _is_same(one: Metrics, other: Metrics) -> bool:
+def _same_step(one: Metrics, other: Metrics) -> bool:
     """Whether two lines tell of the same step: all that both have agrees, the epoch among it."""
     mine, theirs = dict(one.values), dict(other.values)
     common = mine.keys() & theirs.keys()
-    return "epoch" in common and "loss" in common and all(_is_alike(key, mine[key], theirs[key]) for key in common)
+    return "epoch" in common and "loss" in common and all(_close(key, mine[key], theirs[key]) for key in common)
 
 
-def _is_alike(key: str, one: float, other: float) -> bool:
+def _close(key: str, one: float, other: float) -> bool:
     if not (math.isfinite(one) and math.isfinite(other)):
         return str(one) == str(other)
     return math.isclose(one, other, rel_tol=_ALIKE, abs_tol=_EPOCH_ALIKE if key == "epoch" else 1e-9)
