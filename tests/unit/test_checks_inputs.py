@@ -66,13 +66,13 @@ def test_a_cache_is_held_against_what_itself_was_given() -> None:
     one, other, fresh = Cache(5), Cache(4), Cache(3)
     known = generation._cached
     known[one], known[other] = [1, 2, 3, 4, 5], [1, 7, 8, 9]
-    assert generation._unseen([[1, 2, 3, 4, 5, 6]], one) == 0
-    assert generation._unseen([[1, 7, 8, 9, 6]], other) == 0
-    assert generation._unseen([[1, 7, 8, 9, 6]], one) == 4
+    assert generation._stale_cache_tokens([[1, 2, 3, 4, 5, 6]], one) == 0
+    assert generation._stale_cache_tokens([[1, 7, 8, 9, 6]], other) == 0
+    assert generation._stale_cache_tokens([[1, 7, 8, 9, 6]], one) == 4
     one.length = 1  # cropped to what both begin with
-    assert generation._unseen([[1, 7, 8, 9, 6]], one) == 0
-    assert generation._unseen([[1, 2, 3, 4]], fresh) == 0
-    assert generation._unseen([[1, 2, 3, 4]], ((0, 1),)) == 0
+    assert generation._stale_cache_tokens([[1, 7, 8, 9, 6]], one) == 0
+    assert generation._stale_cache_tokens([[1, 2, 3, 4]], fresh) == 0
+    assert generation._stale_cache_tokens([[1, 2, 3, 4]], ((0, 1),)) == 0
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def taken(
         "dropouts": models.dropouts(model),
         "packed": is_packed or any(arguments.get(name) is not None for name in _PACKED),
         "masked": arguments.get("attention_mask") is not None, "ends": tokens.end_ids(models.base_of(model)),
-        "bos": models.bos_of(model), "pad": _pad(model), "with_texts": with_texts, "known": known,
+        "bos": models.bos_of(model), "pad": models.pad_id(model), "with_texts": with_texts, "known": known,
         "step": step,
     }  # fmt: skip
     if ids.is_cuda:
@@ -205,14 +205,6 @@ def _is_capturing() -> bool:
 @facts.forgets
 def _forget() -> None:
     _on_their_way.clear()
-
-
-def _pad(model: Any) -> int | None:
-    for holder in (tokens.tokenizer(), getattr(models.base_of(model), "config", None)):
-        found = tokens.ids_of(getattr(holder, "pad_token_id", None))
-        if found:
-            return found[0]
-    return None
 
 
 def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:

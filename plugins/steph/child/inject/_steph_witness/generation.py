@@ -1,6 +1,6 @@
-"""What a model was asked and said: calls of `generate`, and calls from outside, which train or score.
+"""Records the first `generate` calls of each adapter state, and tells training calls of a model from scoring calls.
 
-An answer is kept by the state of the model's adapters.
+Of a `generate` call: the prompt, the answer and the options.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class _Counts:
 
 def hook_generation(module: ModuleType) -> None:
     """All generation comes through here, whatever is wrapped around the model."""
-    splice.around(module.GenerationMixin.generate, before=_asked, after=_answered, failed=_raised)
+    splice.around(
+        module.GenerationMixin.generate, before=_before_generate, after=_after_generate, failed=_generate_raised
+    )
 
 
 def in_progress() -> bool:
@@ -51,7 +53,7 @@ def in_progress() -> bool:
     return getattr(_open, "depth", 0) > 0
 
 
-def _asked(given: dict[str, Any]) -> dict[str, Any]:
+def _before_generate(given: dict[str, Any]) -> dict[str, Any]:
     _open.depth = getattr(_open, "depth", 0) + 1
     model, kwargs = given["self"], given.get("kwargs") or {}
     state = models.state(model)
@@ -64,17 +66,17 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     call["width"] = int(inputs.shape[1])
     if count > _FIRST_CALLS or _open.depth > 1:
         return call
-    call["prompts"] = _rows(inputs, kwargs.get("attention_mask"), models_pad(model))
-    call["seen"] = _attention(model, inputs, given, kwargs)
+    call["prompts"] = _rows(inputs, kwargs.get("attention_mask"))
+    call["facts"] = _attention(model, inputs, given, kwargs)
     if count in _WEIGHTS_AT:
-        call["seen"].update(matrices=weights.adapter_numbers(model), base=weights.base_changed(model))
-        call["seen"].update(own_code=patches.described(model))
+        call["facts"].update(matrices=weights.adapter_numbers(model), base=weights.base_changed(model))
+        call["facts"].update(own_code=patches.described(model))
     call["cache"] = kwargs.get("past_key_values")
-    if unseen := _unseen(call["prompts"], call["cache"]):
-        call["seen"]["hidden"] = [unseen]
+    if stale := _stale_cache_tokens(call["prompts"], call["cache"]):
+        call["facts"]["hidden"] = [stale]
     call["training"] = bool(model.training) or models.dropouts(model)[1] > 0  # one layer's may be on alone
     call["bos"] = models.bos_of(model)
-    call["ends"] = _ends(model, given.get("generation_config"), kwargs)
+    call["ends"] = _eos_ids(model, given.get("generation_config"), kwargs)
     call["options"] = _options(model, given.get("generation_config"), kwargs, call["width"])
     call["options"]["steering"] = _steering(model, given.get("generation_config"), {**given, **kwargs})
     call["model"] = {
@@ -84,20 +86,13 @@ def _asked(given: dict[str, Any]) -> dict[str, Any]:
     return call
 
 
-def _unseen(prompts: list[list[int]], cache: Any) -> int:
+def _stale_cache_tokens(prompts: list[list[int]], cache: Any) -> int:
     """How many of a single prompt's tokens the model does not see, as its cache has others in their place."""
     held = _cached.get(cache, []) if hasattr(cache, "get_seq_length") else []
     if len(prompts) > 1 or not held:
         return 0
     alike = next((n for n, (one, other) in enumerate(zip(prompts[0], held)) if one != other), len(held))
     return max(0, min(int(cache.get_seq_length()), len(prompts[0])) - alike)
-
-
-def models_pad(model: Any) -> int | None:
-    """The id that fills up prompts."""
-    from . import batches
-
-    return batches._pad(model)
 
 
 def _is_plain(value: Any) -> bool:
@@ -107,7 +102,7 @@ def _is_plain(value: Any) -> bool:
     return not (value.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def _rows(ids: Any, mask: Any, pad: int | None) -> list[list[int]]:
+def _rows(ids: Any, mask: Any) -> list[list[int]]:
     """Each row's tokens without its padding."""
     rows: list[list[int]] = ids.tolist()
     if _is_plain(mask) and tuple(mask.shape) == tuple(ids.shape):
@@ -115,7 +110,7 @@ def _rows(ids: Any, mask: Any, pad: int | None) -> list[list[int]]:
     return rows
 
 
-def _ends(model: Any, config: Any, kwargs: dict[str, Any]) -> set[int]:
+def _eos_ids(model: Any, config: Any, kwargs: dict[str, Any]) -> set[int]:
     for holder in (kwargs.get("eos_token_id"), getattr(config, "eos_token_id", None)):
         if tokens.ids_of(holder):
             return set(tokens.ids_of(holder))
@@ -148,7 +143,7 @@ def _options(model: Any, config: Any, kwargs: dict[str, Any], width: int) -> dic
 def as_loaded(model: Any) -> None:
     """What a model's own configuration asks for is the model's; what comes later is the program's."""
     own = getattr(model, "generation_config", None)
-    _own_steering[models.base_of(model)] = {name: _told(getattr(own, name, None)) for name in _STEERING}
+    _own_steering[models.base_of(model)] = {name: _number_of(getattr(own, name, None)) for name in _STEERING}
 
 
 def _steering(model: Any, config: Any, given: dict[str, Any]) -> dict[str, float]:
@@ -165,13 +160,13 @@ def _steering(model: Any, config: Any, given: dict[str, Any]) -> dict[str, float
             ),
             None,
         )
-        told = _told(value)
-        if told is not None and told != neutral and told != known.get(name):
-            found[name] = told
+        number = _number_of(value)
+        if number is not None and number != neutral and number != known.get(name):
+            found[name] = number
     return found
 
 
-def _told(value: Any) -> float | None:
+def _number_of(value: Any) -> float | None:
     """A number as it is, of anything else how many there are; processors only where they choose tokens."""
     if value is None or isinstance(value, bool) or (hasattr(value, "__len__") and not len(value)):
         return None
@@ -189,13 +184,13 @@ def _told(value: Any) -> float | None:
 
 def _attention(model: Any, inputs: Any, given: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """What the prompts' tokens may look at, by the mask and the positions that were given."""
-    pad = models_pad(model)
+    pad = models.pad_id(model)
     read: dict[str, Any] = {}
     for name in ("attention_mask", "position_ids"):
         value: Any = kwargs.get(name)
         read[name] = value.tolist() if _is_plain(value) else None
     # without a mask one is made of the pad tokens, unless these may be end tokens
-    ends = _ends(model, given.get("generation_config"), kwargs)
+    ends = _eos_ids(model, given.get("generation_config"), kwargs)
     is_unknown = kwargs.get("attention_mask") is not None and read["attention_mask"] is None
     return tokens.attended(
         inputs.tolist(), read["attention_mask"], read["position_ids"], pad, reads_padding=pad in ends and not is_unknown
@@ -207,7 +202,7 @@ def _lines(prompts: list[list[int]]) -> list[list[str]] | None:
     return None if any(one is None for one in found) else [one for one in found if one is not None]
 
 
-def _answered(call: dict[str, Any] | None, result: Any) -> None:
+def _after_generate(call: dict[str, Any] | None, result: Any) -> None:
     _open.depth -= 1
     if call is None:
         return
@@ -247,10 +242,10 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
         prompt_fingerprints=None if None in fingerprints else [one for one in fingerprints for _ in range(each)],
         new_tokens=[len(row) for row in said], stopped=stopped, **call["options"],
         response_hashes=[_hashes(text) for text in responses] if known else None,
-        first_characters=[_first(text) for text in responses] if known else None,
+        first_characters=[_first_character_hash(text) for text in responses] if known else None,
         response_fingerprints=[tokens.fingerprints_of(row) for row in said] if known else None,
         seconds=round(time.perf_counter() - call["began"], 4),
-        prompt_lines=_lines(prompts), **call["seen"], **call["state"], **call["model"],
+        prompt_lines=_lines(prompts), **call["facts"], **call["state"], **call["model"],
     )  # fmt: skip
 
 
@@ -261,14 +256,14 @@ def _hashes(text: str) -> list[str]:
     return [tokens.text_hash(part) for part in parts]
 
 
-def _first(text: str) -> str | None:
+def _first_character_hash(text: str) -> str | None:
     """The hash of the first character, where that alone is no answer: a letter is, unless it begins a word."""
     start = text.strip()[:2]
     is_letter = start[:1].isascii() and not (len(start) == 2 and start.isascii() and start.isalnum())
     return None if is_letter or not start else tokens.text_hash(start[0])
 
 
-def _raised(call: dict[str, Any] | None, error: BaseException) -> None:
+def _generate_raised(call: dict[str, Any] | None, error: BaseException) -> None:
     _open.depth -= 1
     if call is None or isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
         return
@@ -290,7 +285,7 @@ def scored(model: Any, arguments: dict[str, Any]) -> None:
     key = _key(state)
     count = _Counts.scorings[key] = _Counts.scorings.get(key, 0) + 1
     if count <= _FIRST_CALLS:
-        rows = _rows(ids, arguments.get("attention_mask"), models_pad(model))
+        rows = _rows(ids, arguments.get("attention_mask"))
         fingerprints = [tokens.fingerprints_of(row) for row in rows]
         special = [tokens.special_tokens(row) for row in rows]
         facts.write(

@@ -301,6 +301,15 @@ def bos_of(model: Any) -> int | None:
     return found[0] if found else None
 
 
+def pad_id(model: Any) -> int | None:
+    """The id that fills up rows: the tokenizer's, else the model's."""
+    for holder in (tokens.tokenizer(), getattr(base_of(model), "config", None)):
+        found = tokens.ids_of(getattr(holder, "pad_token_id", None))
+        if found:
+            return found[0]
+    return None
+
+
 def base_of(model: Any) -> Any:
     """The model under PEFT's wrapper."""
     model = unwrapped(model)
