@@ -555,7 +555,7 @@ def test_what_is_kept_of_the_matrices_is_told_of_all_their_kinds(layers: int, ki
     torch = pytest.importorskip("torch")
     before = {f"layers.{layer}.{kind}": (1.0, torch.ones(2)) for layer in range(layers) for kind in range(kinds)}
     now = {name: (1.0, first / (1 + name.endswith(".0"))) for name, (_, first) in before.items()}
-    assert weights._kept(before, now) == (1.0 if kinds > 2 else 0.75)
+    assert weights._median_norm_ratio(before, now) == (1.0 if kinds > 2 else 0.75)
 
 
 def test_the_hook_that_asks_for_the_seconds_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

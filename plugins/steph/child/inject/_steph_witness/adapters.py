@@ -163,7 +163,7 @@ def _injected(token: tuple[Any, Any], result: object) -> None:
     tuner, adapter = token
     config = (getattr(tuner, "peft_config", None) or {}).get(adapter)
     if isinstance(getattr(config, "init_lora_weights", None), str):
-        weights.drawn_from(tuner.model)
+        weights.initialised_from_base(tuner.model)
 
 
 def _switched(given: dict[str, Any]) -> None:

@@ -221,7 +221,7 @@ def _model_at(training: _Training, model: Any) -> dict[str, Any]:
     """The model, and how many of its LoRA matrices are zero before the first step."""
     known = models.described(model)
     if known["lora"] is not None:
-        known["lora"].update(weights.zeros(training.start))
+        known["lora"].update(weights.nonzero_pairs(training.start))
     return known
 
 
@@ -390,7 +390,7 @@ def _became(training: _Training, model: Any) -> dict[str, Any]:
     """What became of the weights, and what code of the program's own was in the model."""
     own = patches.described(model)
     return {
-        **weights.since(training.start, model), "matrices": weights.adapter_numbers(model),
+        **weights.changes_since(training.start, model), "matrices": weights.adapter_numbers(model),
         "base": weights.base_changed(model), "own_code": own and {**own, "optimizer_hooks": _Steps.own_hooks},
     }  # fmt: skip
 

@@ -1,8 +1,9 @@
-"""Weights by a few numbers of each: whether a base is still the loaded one, what an adapter has, and how it moved.
+"""Samples a few numbers of each weight tensor.
 
-A base is known by 64 numbers of each of its tensors, read when it was loaded; an adapter by the norm and the sum of
-each of its matrices, which the file that it was read from or written to must give as well. Nothing is read in a loop's
-steps: at a model's loading, at a training's beginning and end, and before the first answers.
+They tell whether the base changed, which adapter is loaded, and whether it moved in training. A base is known by 64
+numbers of each of its tensors, read when it was loaded; an adapter by the norm and the sum of each of its matrices,
+which the file that it was read from or written to must give as well. Nothing is read in a loop's steps: at a model's
+loading, at a training's beginning and end, and before the first answers.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def loaded(model: Any) -> None:
 
 
 @facts.guarded("base's weights")
-def drawn_from(model: Any) -> None:
+def initialised_from_base(model: Any) -> None:
     """An adapter was begun out of the base's own weights (PiSSA, OLoRA): what is left of these is the base now."""
     base = models.base_of(model)
     if base in _at_load:
@@ -56,14 +57,14 @@ def drawn_from(model: Any) -> None:
 def trained(model: Any) -> None:
     """A training begins: what it changes is not compared any more, and must be saved."""
     base = models.base_of(model)
-    known, beside = _at_load.get(base, {}), list[str]()
+    known, trained_names = _at_load.get(base, {}), list[str]()
     with models.as_tensors():
         for name, parameter in models.parameters_of(models.modules_of(base)):
             if parameter.requires_grad and "lora_" not in name:
                 known.pop(_plain(name), None)
                 if not _SAVED_BY_PEFT.search(name):
-                    beside.append(_plain(name))
-    _trained[base] = beside[:_MOST_TENSORS]
+                    trained_names.append(_plain(name))
+    _trained[base] = trained_names[:_MOST_TENSORS]
 
 
 @facts.guarded("base's weights")
@@ -243,7 +244,7 @@ def adapter_numbers(model: Any) -> dict[str, list[float]] | None:
                 held = getattr(layer, kind, None)
                 if held is not None and adapter in held:
                     found.append((f"{_plain(name)}.{kind}", getattr(held[adapter], "weight", held[adapter])))
-        elif "Fully" in type(layer).__name__:
+        elif "Fully" in type(layer).__name__:  # FSDP: this process holds a shard
             return None
     tensors = [tensor.detach() for _, tensor in found]
     if not tensors or any(not t.numel() or t.is_meta or _is_sharded(t) for t in tensors):
@@ -256,14 +257,14 @@ def adapter_numbers(model: Any) -> dict[str, list[float]] | None:
             norms = [torch.linalg.vector_norm(one, dtype=torch.float32).to(first.device) for one in tensors]
             values = [*norms, *(one.sum(dtype=torch.float32).to(first.device) for one in tensors)]
         numbers: Sequence[float] = torch.stack(values).tolist()
-    return {
+    return {  # `numbers` has the norms of all tensors, then their sums
         name: [*(float(f"{value:.6g}") for value in numbers[n :: len(tensors)]), tensor.numel()]
         for n, ((name, _), tensor) in enumerate(zip(found, tensors))
     }
 
 
 _SLICE = 64  # numbers of a matrix that are kept from the beginning
-_MOST_SIZES = 32  # matrices, of A and of B each
+_MOST_MATRICES = 32  # of A and of B each
 _MATRICES = ("lora_A", "lora_B")
 
 
@@ -294,22 +295,22 @@ def _numbers(tensors: list[Any]) -> list[tuple[float, Any]]:
     return [values[place] for place in range(len(tensors))]
 
 
-def zeros(start: dict[str, Any]) -> dict[str, int]:
-    """In how many pairs of a snapshot neither matrix is zero throughout."""
+def nonzero_pairs(start: dict[str, Any]) -> dict[str, int]:
+    """How many pairs of A and B a snapshot has, and in how many of them neither is zero throughout."""
     a, b = ({name for name, (peak, _) in start[kind].items() if peak == 0} for kind in _MATRICES)
     pairs = start["lora_A"].keys() & start["lora_B"].keys()
     return {"pairs": len(pairs), "nonzero_pairs": len(pairs - a - b)}
 
 
-def since(start: dict[str, Any], model: Any) -> dict[str, Any]:
-    """What became of the matrices since the snapshot."""
+def changes_since(start: dict[str, Any], model: Any) -> dict[str, Any]:
+    """How the matrices changed since the snapshot, by kind."""
     found: dict[str, Any] = {}
     for kind, now in snapshot(model).items():
         before = start.get(kind, {})
         peaks = [peak for peak, _ in now.values()]
         found[kind.lower()] = {
             "total": len(now), "moved": sum(_moved(before.get(name), values) for name, values in now.items()),
-            "kept": _kept(before, now),
+            "kept": _median_norm_ratio(before, now),
             "zero": peaks.count(0.0), "max_abs": next((one for one in peaks if one != one), max(peaks, default=0.0)),
         }  # fmt: skip
     return found
@@ -319,14 +320,14 @@ def _moved(before: tuple[float, Any] | None, now: tuple[float, Any]) -> bool:
     return before is None or before[0] != now[0] or not now[1].equal(before[1])
 
 
-def _kept(before: dict[str, Any], now: dict[str, Any]) -> float | None:
-    """The norm of a matrix's first numbers over what it was before, in the median; None where all of them were zero."""
+def _median_norm_ratio(before: dict[str, Any], now: dict[str, Any]) -> float | None:
+    """The median of the matrices' norms over those before, by their first numbers; None where all of them were zero."""
     torch: Any = sys.modules["torch"]
     shared = [name for name in now if name in before]
-    if len(shared) > _MOST_SIZES:  # at a stride it would be one kind of matrix, with 32 layers of 7
-        shared = Random(0).sample(shared, _MOST_SIZES)  # noqa: S311
+    if len(shared) > _MOST_MATRICES:  # at a stride it would be one kind of matrix, with 32 layers of 7
+        shared = Random(0).sample(shared, _MOST_MATRICES)  # noqa: S311
     if not shared:
         return None
-    sizes = (torch.stack(torch._foreach_norm([one[name][1] for name in shared])).tolist() for one in (before, now))
-    ratios = [round(after / start, 4) for start, after in zip(*sizes) if start > 0 and after == after]
+    norms = (torch.stack(torch._foreach_norm([one[name][1] for name in shared])).tolist() for one in (before, now))
+    ratios = [round(after / start, 4) for start, after in zip(*norms) if start > 0 and after == after]
     return median(ratios) if ratios else None
