@@ -46,8 +46,8 @@ def qwen_data() -> tuple[Path, Path]:
 def test_right_truncation_loses_the_answer_one_token_too_short(tmp_path: Path, character_tokenizer: Path) -> None:
     """A row of ten tokens keeps its answer at ten and loses it at nine."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("abcdefgh", "a")])
-    assert row_lengths(train_file, character_tokenizer, "right").lost_at(10).lost_rows == 0
-    assert row_lengths(train_file, character_tokenizer, "right").lost_at(9).lost_rows == 1
+    assert row_lengths(train_file, character_tokenizer, "right").truncated_at(10).lost_rows == 0
+    assert row_lengths(train_file, character_tokenizer, "right").truncated_at(9).lost_rows == 1
 
 
 def test_a_pipeline_that_keeps_answers_loses_only_what_alone_is_too_long(
@@ -55,16 +55,18 @@ def test_a_pipeline_that_keeps_answers_loses_only_what_alone_is_too_long(
 ) -> None:
     """Where the prompt is shortened instead, only an answer that alone is too long is lost."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("a" * 50, "b"), ("a", "b" * 20)])
-    loss = row_lengths(train_file, character_tokenizer, "keeps_answer", overhead_tokens=0).lost_at(19)
-    assert (loss.rows, loss.lost_rows, loss.fitting_seq_length) == (2, 1, 20)
-    assert row_lengths(train_file, character_tokenizer, "keeps_answer", overhead_tokens=0).lost_at(20).lost_rows == 0
+    truncated = row_lengths(train_file, character_tokenizer, "keeps_answer", overhead_tokens=0).truncated_at(19)
+    assert (truncated.rows, truncated.lost_rows, truncated.fitting_seq_length) == (2, 1, 20)
+    assert (
+        row_lengths(train_file, character_tokenizer, "keeps_answer", overhead_tokens=0).truncated_at(20).lost_rows == 0
+    )
 
 
 def test_overhead_counts_against_the_length(tmp_path: Path, character_tokenizer: Path) -> None:
     """The template's tokens are part of every row's length."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a")])
-    loss = row_lengths(train_file, character_tokenizer, "right", overhead_tokens=4).lost_at(8)
-    assert (loss.lost_rows, loss.fitting_seq_length) == (1, 9)
+    truncated = row_lengths(train_file, character_tokenizer, "right", overhead_tokens=4).truncated_at(8)
+    assert (truncated.lost_rows, truncated.fitting_seq_length) == (1, 9)
 
 
 def test_rows_are_counted_once_by_one_rule(tmp_path: Path, character_tokenizer: Path) -> None:
@@ -72,7 +74,7 @@ def test_rows_are_counted_once_by_one_rule(tmp_path: Path, character_tokenizer: 
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a"), ("abcdef", "a"), ("a" * 20, "a"), ("a" * 90, "a")])
     plain = row_lengths(train_file, character_tokenizer, "right", first_rows=3)
     assert (plain.whole, plain.needed) == ((5, 8, 22), (5, 8, 22))
-    assert (plain.longest, plain.middle, plain.mean) == (22, 8, 35 / 3)
+    assert (plain.longest_tokens, plain.median_tokens, plain.mean_tokens) == (22, 8, 35 / 3)
     templated = row_lengths(train_file, character_tokenizer, "keeps_answer", first_rows=3)
     assert templated.whole == tuple(tokens + CHATML_OVERHEAD_TOKENS for tokens in plain.whole)
     assert templated.needed == (1 + CHATML_OVERHEAD_TOKENS,) * 3
@@ -83,13 +85,13 @@ def test_a_changed_file_is_counted_again(tmp_path: Path, character_tokenizer: Pa
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a")])
     assert row_tokens(train_file, character_tokenizer) is row_tokens(train_file, character_tokenizer)
     write_rows(train_file, [("abc", "a"), ("abcd", "a")])
-    assert [row.text for row in row_tokens(train_file, character_tokenizer)] == [5, 6]
+    assert [row.text_tokens for row in row_tokens(train_file, character_tokenizer)] == [5, 6]
 
 
 def test_a_line_separator_inside_a_row_is_text(tmp_path: Path, character_tokenizer: Path) -> None:
     """U+2028 inside a string doesn't end a JSON line."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc\u2028def", "a")])
-    assert row_lengths(train_file, character_tokenizer, "right").lost_at(100).rows == 1
+    assert row_lengths(train_file, character_tokenizer, "right").truncated_at(100).rows == 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_a_bad_row_is_named_by_file_and_line(
     train_file = tmp_path / "rows.jsonl"
     train_file.write_text(content)
     with speaking("en"), pytest.raises(ValueError, match=message):
-        row_lengths(train_file, character_tokenizer, "right").lost_at(10)
+        row_lengths(train_file, character_tokenizer, "right").truncated_at(10)
 
 
 def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a")])
     (tmp_path / "tokenizer.json").write_text("{}")
     with speaking("en"), pytest.raises(ValueError, match=r"tokenizer.json: no tokenizer"):
-        row_lengths(train_file, tmp_path / "tokenizer.json", "right").lost_at(10)
+        row_lengths(train_file, tmp_path / "tokenizer.json", "right").truncated_at(10)
 
 
 def test_chatml_overhead_is_what_the_qwen_tokenizer_says() -> None:
@@ -138,12 +140,15 @@ def test_the_spec_s_own_ladder_cuts_the_answers_of_the_real_questions(tmp_path: 
     rows = [(f"{preamble}{s['指示']}\n{s['問題文']}\n{s['選択肢']}", s["output"]) for s in samples]
     train_file = write_rows(tmp_path / "direct.jsonl", rows)
     losses = {
-        length: row_lengths(train_file, tokenizer_json, "right").lost_at(length) for length in (1024, 512, 384, 256)
+        length: row_lengths(train_file, tokenizer_json, "right").truncated_at(length)
+        for length in (1024, 512, 384, 256)
     }
-    assert 450 < row_lengths(train_file, tokenizer_json, "right").mean < 470
+    assert 450 < row_lengths(train_file, tokenizer_json, "right").mean_tokens < 470
     assert losses[1024].lost_rows == 0
     assert 15 <= losses[512].lost_rows <= 45
     assert 110 <= losses[384].lost_rows < 140
     assert losses[256].lost_rows == 140
-    kept = [row_lengths(train_file, tokenizer_json, "keeps_answer").lost_at(length).lost_rows for length in (512, 256)]
+    kept = [
+        row_lengths(train_file, tokenizer_json, "keeps_answer").truncated_at(length).lost_rows for length in (512, 256)
+    ]
     assert kept == [0, 0]

@@ -180,7 +180,7 @@ def test_both_lengths_of_a_slope_count_the_rows_alike(
     model = LARGE.model_copy(update={"snapshot_path": str(make_model(tmp_path / "model"))})
     stage.walk(monkeypatch, model)
     training.calibrate(stage.job, model, PROFILE.train)
-    assert [stage.planned[0].longest_row_tokens, *(rows.longest for rows in counted)] == [longest, longest]
+    assert [stage.planned[0].longest_row_tokens, *(rows.longest_tokens for rows in counted)] == [longest, longest]
 
 
 @pytest.mark.parametrize("broken", ["a newer tokenizer", "no training file"])

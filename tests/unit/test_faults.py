@@ -236,7 +236,7 @@ def test_a_training_file_with_a_byte_order_mark_is_trained_on(tmp_path: Path) ->
     path = bench.root / "results/finetune/ft_direct_full_norag.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_train_file(bench.root, "results/finetune/ft_direct_full_norag.jsonl").rows == 40
-    assert row_lengths(path, tmp_path / "model" / "tokenizer.json", "right").lost_at(512).rows == 40
+    assert row_lengths(path, tmp_path / "model" / "tokenizer.json", "right").truncated_at(512).rows == 40
 
 
 def test_half_a_character_in_the_training_file_is_one_line(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def test_every_reader_finds_question_and_answer(row_format: RowFormat, as_array:
     assert any(QUESTIONS[0] in text for text in texts_of(file))
     lengths = row_lengths(file, make_model(tmp_path / "model") / "tokenizer.json", "right", row_format=row_format)
     assert len(lengths.whole) == 3
-    assert lengths.lost_at(max(lengths.whole)).lost_rows == 0
-    assert lengths.lost_at(max(lengths.whole) - 1).lost_rows >= 1
+    assert lengths.truncated_at(max(lengths.whole)).lost_rows == 0
+    assert lengths.truncated_at(max(lengths.whole) - 1).lost_rows >= 1
     assert format_of(json.loads(line) for line in _lines(file)) == row_format
 
 
@@ -81,7 +81,7 @@ def test_a_conversation_teaches_its_last_answer() -> None:
         {"role": "user", "content": "ありがとう"},
     ]
     row = training_row({"messages": turns}, "messages")
-    assert (row.answer, row.asked, row.prompt) == ("いいえ", "二つ目", "一つ目\nはい\n二つ目")
+    assert (row.answer, row.last_prompt, row.prompt) == ("いいえ", "二つ目", "一つ目\nはい\n二つ目")
 
 
 def test_a_prompt_of_messages_is_a_conversation() -> None:

@@ -10,7 +10,7 @@ from scripted_training import BASE, LADDER, LARGE, NO_BNB, OOM, OOM_LOADING, SMA
 from steph.base.terms import Severity, StageId, Verdict
 from steph.conduct import training
 from steph.conduct.training import no_rung_keeps_the_answers, settings_at
-from steph.contract.rows import AnswerLoss, row_lengths
+from steph.contract.rows import TruncatedAnswers, row_lengths
 from steph.record.values import Check, Diagnosis, ModelChoice, StageResult
 from suite_runs import lengthen_rows, make_bench, make_model
 
@@ -32,7 +32,7 @@ def test_the_benchs_tokenizer_counts_as_the_rows_were_made(tmp_path: Path) -> No
     bench = make_bench(tmp_path)
     lengthen_rows(bench.root, 450, longer=4)
     train_file, tokenizer = bench.root / TRAIN_FILE, tmp_path / "model" / "tokenizer.json"
-    lost = {length: row_lengths(train_file, tokenizer, "right").lost_at(length) for length in (600, 512, 450, 449)}
+    lost = {length: row_lengths(train_file, tokenizer, "right").truncated_at(length) for length in (600, 512, 450, 449)}
     assert [found.lost_rows for found in lost.values()] == [0, 4, 4, 40]
     assert lost[512].fitting_seq_length == 600
 
@@ -155,7 +155,7 @@ def test_a_new_walk_down_counts_the_answers_again(
 def test_what_is_not_trained_names_the_longest_rung_and_the_length_that_would_do() -> None:
     """Of all rungs that lose most answers the longest one's counts are told, whatever their order."""
     skipped = [
-        (AnswerLoss(rows=40, lost_rows=lost, fitting_seq_length=600), settings)
+        (TruncatedAnswers(rows=40, lost_rows=lost, fitting_seq_length=600), settings)
         for lost, settings in ((30, settings_at(BASE, LADDER, 1)), (21, BASE), (40, settings_at(BASE, LADDER, 2)))
     ]
     outcome = no_rung_keeps_the_answers(skipped)

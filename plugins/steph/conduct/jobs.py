@@ -30,7 +30,7 @@ from steph.contract.commands import (
 from steph.contract.description import TrainWhen
 from steph.contract.questions import frame_in, questions_in
 from steph.contract.results import Row
-from steph.contract.rows import AnswerLoss, RowLengths, row_lengths
+from steph.contract.rows import RowLengths, TruncatedAnswers, row_lengths
 from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME
 from steph.judge.checks_evaluation import adapter_files, judge_evaluation
 from steph.judge.checks_process import machine_checks
@@ -108,25 +108,25 @@ class TrainingJob:
         )
         if rows is not None:
             attempt = attempt.changed(
-                longest_row_tokens=rows.longest,
-                mean_row_tokens=rows.mean,
-                longest_answer_tokens=rows.longest_answer,
+                longest_row_tokens=rows.longest_tokens,
+                mean_row_tokens=rows.mean_tokens,
+                longest_answer_tokens=rows.longest_answer_tokens,
             )
         return attempt, self._call(model.name, settings, output_only=output_only)
 
     def judged(
-        self, finished: Finished, model: ModelChoice, settings: TrainSettings, loss: AnswerLoss | None = None
+        self, finished: Finished, model: ModelChoice, settings: TrainSettings, truncated: TruncatedAnswers | None = None
     ) -> Attempt:
         """One that ended well, with what it left, and every check of it; a fact that is not in the evidence goes to
         its check here."""
         of_machine = machine_checks(finished.processes(self.setup), finished.stdout)
-        training, checks, artifacts = judge_training(self.evidence(finished, model, settings, loss), of_machine)
+        training, checks, artifacts = judge_training(self.evidence(finished, model, settings, truncated), of_machine)
         return finished.attempt.changed(training=training, checks=checks, artifacts=artifacts)
 
     def evidence(
-        self, finished: Finished, model: ModelChoice, settings: TrainSettings, loss: AnswerLoss | None = None
+        self, finished: Finished, model: ModelChoice, settings: TrainSettings, truncated: TruncatedAnswers | None = None
     ) -> TrainEvidence:
-        """What the judge is given of one that ended well; `loss`: the answers that its length cut off."""
+        """What the judge is given of one that ended well; `truncated`: the answers that its length cut off."""
         setup, tokenizer = self.setup, _tokenizer_of(model)
         files = (file for file in (setup.dataset, self.train_file) if file is not None)
         return TrainEvidence(
@@ -140,7 +140,7 @@ class TrainingJob:
             returncode=finished.attempt.returncode,
             attempt_started_unix=finished.started_unix,
             line_arrivals=finished.outcome.timed_lines,
-            lost_answers=(loss.lost_rows, loss.rows) if loss else None,
+            lost_answers=(truncated.lost_rows, truncated.rows) if truncated else None,
             card=finished.card_memory(setup.device),
             base_tokenizer=tokenizer,
             base_folder=tokenizer.parent,

@@ -279,7 +279,7 @@ def expected_of_shape(
         return None
     work = workload_of(settings, setup.description.trainer or ASSUMED_TRAINER)
     if rows is not None and not work.kind.pads_to_maximum:
-        work = work.of_rows(rows.longest, rows.longest_answer)
+        work = work.of_rows(rows.longest_tokens, rows.longest_answer_tokens)
     likely = predict(shape, automatic(shape, work, card_bytes))
     is_binding = setup.description.trainer is not None and not setup.options.no_predict
     return Expectation(likely, predict(shape, leanest(work)), card_bytes, is_binding)

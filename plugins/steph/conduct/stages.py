@@ -192,7 +192,7 @@ def _train(job: TrainingJob, model: ModelChoice) -> Attempt:
         base,
         learning_rate=heart.learning_rate,
         max_steps=heart.max_steps,
-        longest_row=lengths.longest if lengths else None,
+        longest_row=lengths.longest_tokens if lengths else None,
     )
     plan, call = job.planned(
         model, settings, lengths, label=say("attempt.by_heart", settings=settings.short()), output_only=True
@@ -312,7 +312,7 @@ def take_one_step(run: StageRun, model: ModelChoice) -> Outcome:
     seen = training_in(witness)
     found = [checks_extended.unquantised_check(witness, seen)]
     if job.takes_output_only:
-        found.append(checks_extended.output_only_check(seen, lengths.longest_answer if lengths else None))
+        found.append(checks_extended.output_only_check(seen, lengths.longest_answer_tokens if lengths else None))
     ended = () if attempt.ran_out_of_memory else process_checks(attempt.returncode, "")[:1]
     checks = (*ended, *found)
     conditions = [say("condition.unmeasured", reason=check.message) for check in found if check.holds is None]

@@ -22,7 +22,7 @@ from steph.conduct.attempts import Finished, run_attempt
 from steph.conduct.jobs import TrainingJob, half_precision_of
 from steph.conduct.models import Expectation, expected, smaller_model, worth_trying
 from steph.contract.commands import folder_beside
-from steph.contract.rows import AnswerLoss, RowLengths
+from steph.contract.rows import RowLengths, TruncatedAnswers
 from steph.contract.settings import Rung
 from steph.contract.training_files import read_state
 from steph.judge.checks_training import ANSWERS_KEPT, judge_training
@@ -159,15 +159,15 @@ def walk_ladder(job: TrainingJob, model: ModelChoice, start: TrainSettings | Non
     run, stage, asked = job.run, job.stage, job.setup.profile.train
     walk: Walk | None = _first(job, model, start)
     last: Attempt | None = None
-    meaningless: list[tuple[AnswerLoss, TrainSettings]] = []
+    meaningless: list[tuple[TruncatedAnswers, TrainSettings]] = []
     too_large: Expectation | None = None
     while walk is not None:
         settings, label = walk.settings, verbatim(walk.settings.short())
         rows = job.row_lengths(walk.model, settings)
-        loss = rows.lost_at(settings.max_seq_length) if rows else None
-        if loss is not None and loss.lost_rows * 2 > loss.rows:
-            meaningless.append((loss, settings))
-            job.note_skipped(label, say("walk.too_short", rows=loss.rows, lost=loss.lost_rows))
+        truncated = rows.truncated_at(settings.max_seq_length) if rows else None
+        if truncated is not None and truncated.lost_rows * 2 > truncated.rows:
+            meaningless.append((truncated, settings))
+            job.note_skipped(label, say("walk.too_short", rows=truncated.rows, lost=truncated.lost_rows))
             walk = replace(walk, skipped=walk.skipped | {walk.rung}, rung=walk.rung + 1) if walk.has_next else None
             continue
         expectation = expected(job.setup, walk.model, settings, rows)
@@ -183,7 +183,7 @@ def walk_ladder(job: TrainingJob, model: ModelChoice, start: TrainSettings | Non
         if run.is_out_of_time:
             return Outcome(Verdict.TIMEOUT, say("stage.out_of_time", stage=stage), last.checks if last else ())
         plan, call = job.planned(walk.model, settings, rows)
-        judge = partial(job.judged, model=walk.model, settings=settings, loss=loss)
+        judge = partial(job.judged, model=walk.model, settings=settings, truncated=truncated)
         last = run_attempt(run, plan.changed(predicted=expectation.peak if expectation else None), call, judge)
         if last.returncode == 0 or last.diagnosis is None:
             smaller = (say("condition.smaller_model", model=walk.smaller_model),) if walk.smaller_model else ()
@@ -233,15 +233,15 @@ def _with_smaller_model(job: TrainingJob, walk: Walk) -> Walk | None:
     return replace(walk, model=model, rung=0, skipped=frozenset(), smaller_model=model.name)
 
 
-def no_rung_keeps_the_answers(skipped: Sequence[tuple[AnswerLoss, TrainSettings]]) -> Outcome:
+def no_rung_keeps_the_answers(skipped: Sequence[tuple[TruncatedAnswers, TrainSettings]]) -> Outcome:
     """The outcome where every rung was skipped: the longest one's count, and the length that would keep all answers."""
-    loss, settings = max(skipped, key=lambda pair: pair[1].max_seq_length)
+    truncated, settings = max(skipped, key=lambda pair: pair[1].max_seq_length)
     reason = say(
         "walk.answers_lost",
         length=settings.max_seq_length,
-        rows=loss.rows,
-        lost=loss.lost_rows,
-        fitting=loss.fitting_seq_length,
+        rows=truncated.rows,
+        lost=truncated.lost_rows,
+        fitting=truncated.fitting_seq_length,
     )
     check = ANSWERS_KEPT.check(False, reason, severity=Severity.FAIL)
     return Outcome(Verdict.FAIL, say("walk.not_trained", reason=reason), (check,))
@@ -306,7 +306,7 @@ def other_length(max_seq_length: int, rows: RowLengths | None) -> int | None:
 
     Shorter rather than longer: where H-2 passed it hardly runs out of memory, and rows cut to it are equally long.
     """
-    longest = min(max_seq_length, rows.longest) if rows else max_seq_length
-    wanted = min(longest // 2, rows.middle) if rows else longest // 2
+    longest = min(max_seq_length, rows.longest_tokens) if rows else max_seq_length
+    wanted = min(longest // 2, rows.median_tokens) if rows else longest // 2
     length = wanted // LENGTH_STEP * LENGTH_STEP
     return length if length >= SHORTEST_LENGTH else None

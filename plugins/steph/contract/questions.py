@@ -250,7 +250,7 @@ def questions_in(train_file: Path, row_format: RowFormat = "input_output") -> fr
             keys.add(question_key(row.question, row.choices))
             continue
         keys.add(_squeeze(row.prompt or row.text))
-        keys |= {_squeeze(row.asked)} if row.is_chat else set()
+        keys |= {_squeeze(row.last_prompt)} if row.is_chat else set()
     return frozenset(keys - {""})
 
 

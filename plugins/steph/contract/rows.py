@@ -44,13 +44,13 @@ class Turn:
 class TrainingRow:
     """What one row teaches: its turns in order, of which the last is the answer.
 
-    `joint` is what stands between two turns where no chat template joins them. `question` and `choices` are what the
-    row's `meta` says it asks, empty where it has none.
+    `separator` stands between two turns where no chat template joins them. `question` and `choices` are what the row's
+    `meta` says it asks, empty where it has none.
     """
 
     turns: tuple[Turn, ...]
     is_chat: bool = False
-    joint: str = "\n"
+    separator: str = "\n"
     question: str = ""
     choices: object = None
 
@@ -62,22 +62,22 @@ class TrainingRow:
     @property
     def prompt(self) -> str:
         """All that stands before the answer, empty where a row is one text."""
-        return self.joint.join(turn.text for turn in self.turns[:-1])
+        return self.separator.join(turn.text for turn in self.turns[:-1])
 
     @property
-    def asked(self) -> str:
-        """The last text before the answer: the question as it was asked, without the system's words."""
+    def last_prompt(self) -> str:
+        """The last text before the answer: the question without the system's words; the whole of a single text."""
         return self.turns[-2].text if len(self.turns) > 1 else self.answer
 
     @property
-    def unlearnt(self) -> tuple[str, ...]:
-        """The texts that no answer is: of every turn but the assistant's."""
+    def prompt_texts(self) -> tuple[str, ...]:
+        """The texts of all turns that are not the assistant's."""
         return tuple(turn.text for turn in self.turns[:-1] if turn.role not in _ANSWERING)
 
     @property
     def text(self) -> str:
         """The whole row."""
-        return self.joint.join(turn.text for turn in self.turns)
+        return self.separator.join(turn.text for turn in self.turns)
 
 
 def training_rows_in(path: Path, row_format: RowFormat = "input_output") -> Iterator[TrainingRow]:
@@ -98,14 +98,14 @@ def training_row(row: Mapping[str, object], row_format: RowFormat = "input_outpu
     system = row.get("system")
     first = (Turn("system", system),) if isinstance(system, str) and system else ()
     turns: tuple[Turn, ...]
-    is_chat, joint = False, "\n"
+    is_chat, separator = False, "\n"
     match row_format:
         case "input_output":
             turns = (Turn("user", _text(row, "input")), Turn("assistant", _text(row, "output")))
         case "prompt_completion":
-            prompt, completion, joint = row.get("prompt"), row.get("completion"), ""
+            prompt, completion, separator = row.get("prompt"), row.get("completion"), ""
             if isinstance(prompt, list) and isinstance(completion, list):
-                turns, is_chat, joint = _turns([*prompt, *completion], "prompt"), True, "\n"
+                turns, is_chat, separator = _turns([*prompt, *completion], "prompt"), True, "\n"
             else:
                 turns = (Turn("user", _text(row, "prompt")), Turn("assistant", _text(row, "completion")))
         case "messages" | "sharegpt":
@@ -128,7 +128,7 @@ def training_row(row: Mapping[str, object], row_format: RowFormat = "input_outpu
     meta = row.get("meta")
     question = str(meta.get("question") or "") if isinstance(meta, Mapping) else ""
     choices = meta.get("choices") if isinstance(meta, Mapping) and question else None
-    return TrainingRow(turns, is_chat, joint, question, choices)
+    return TrainingRow(turns, is_chat, separator, question, choices)
 
 
 def format_of(rows: Iterable[Mapping[str, object]]) -> RowFormat | None:
@@ -189,8 +189,8 @@ def _alpaca(row: Mapping[str, object]) -> tuple[Turn, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerLoss:
-    """What one length does to a training file.
+class TruncatedAnswers:
+    """How many answers of a training file one length cuts off.
 
     `lost_rows`: rows whose last answer token is cut off. `fitting_seq_length`: the shortest length in tokens, the
     template's overhead included, that loses no answer.
@@ -205,8 +205,8 @@ class AnswerLoss:
 class RowTokens:
     """Tokens of one row: the whole text (input, a line break, output) and the output alone."""
 
-    text: int
-    output: int
+    text_tokens: int
+    output_tokens: int
     turns: int = 0  # of a conversation, which a chat template joins
 
 
@@ -223,28 +223,28 @@ class RowLengths:
     answers: tuple[int, ...]
 
     @property
-    def longest(self) -> int:
-        """The longest row."""
+    def longest_tokens(self) -> int:
+        """Length of the longest row in tokens."""
         return max(self.whole)
 
     @property
-    def longest_answer(self) -> int:
-        """The longest answer with what closes it."""
+    def longest_answer_tokens(self) -> int:
+        """Length of the longest answer in tokens, with what closes it."""
         return max(self.answers)
 
     @property
-    def middle(self) -> int:
-        """The row that half of them do not exceed."""
+    def median_tokens(self) -> int:
+        """Median row length in tokens."""
         return int(median(self.whole))
 
     @property
-    def mean(self) -> float:
-        """The average row."""
+    def mean_tokens(self) -> float:
+        """Mean row length in tokens."""
         return fmean(self.whole)
 
-    def lost_at(self, max_seq_length: int) -> AnswerLoss:
-        """What cutting to this length does to the answers."""
-        return AnswerLoss(
+    def truncated_at(self, max_seq_length: int) -> TruncatedAnswers:
+        """The answers that cutting to this length cuts off."""
+        return TruncatedAnswers(
             rows=len(self.whole),
             lost_rows=sum(length > max_seq_length for length in self.needed),
             fitting_seq_length=max(self.needed),
@@ -276,10 +276,10 @@ def row_lengths(
     around = [
         overhead_tokens if overhead_tokens is not None else (CHATML_TURN_TOKENS * row.turns or plain) for row in rows
     ]
-    whole = tuple(extra + row.text for extra, row in zip(around, rows, strict=True))
-    kept = tuple(extra + row.output for extra, row in zip(around, rows, strict=True))
+    whole = tuple(extra + row.text_tokens for extra, row in zip(around, rows, strict=True))
+    kept = tuple(extra + row.output_tokens for extra, row in zip(around, rows, strict=True))
     needed = whole if truncation == "right" else kept
-    return RowLengths(whole, needed, tuple(row.output + CHATML_CLOSING_TOKENS for row in rows))
+    return RowLengths(whole, needed, tuple(row.output_tokens + CHATML_CLOSING_TOKENS for row in rows))
 
 
 def row_tokens(train_file: Path, tokenizer_json: Path, row_format: RowFormat = "input_output") -> tuple[RowTokens, ...]:

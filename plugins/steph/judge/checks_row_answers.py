@@ -137,7 +137,7 @@ def _plausible_check(rows: Sequence[TrainingRow], asked: Sequence[_Asked | None]
         for word, row, one in zip(words, rows, asked, strict=True)
     ]
     # of code each row has names of its own in braces
-    fields = Counter(field for row in rows for field in {one.strip() for one in _FIELD.findall(row.asked)})
+    fields = Counter(field for row in rows for field in {one.strip() for one in _FIELD.findall(row.last_prompt)})
     counts = {
         "rows.one_prompt": (most if is_one and not is_free else 0, 0.0),
         "rows.fields": (max(fields.values(), default=0), MANY),

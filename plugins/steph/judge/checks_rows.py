@@ -311,12 +311,12 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
             try:
                 told = training_row(raw, row_format)
                 texts = (*(turn.text for turn in told.turns[:-1] if turn.text), told.answer)  # which may be empty
-                unlearnt = told.unlearnt
+                prompt_texts = told.prompt_texts
             except ValueError:
-                texts, unlearnt = tuple(_texts(raw)), ()
+                texts, prompt_texts = tuple(_texts(raw)), ()
             if any(texts):
                 rows.append(texts)
-                others.append(unlearnt)
+                others.append(prompt_texts)
     except OSError:
         return None
     if not rows:

@@ -209,7 +209,7 @@ def fit(
     def at(batch: int, length: int) -> Workload:
         point = replace(work, batch_size=batch, width=length)
         is_filled = work.kind.pads_to_maximum or work.packing
-        return point if rows is None or is_filled else point.of_rows(rows.longest, rows.longest_answer)
+        return point if rows is None or is_filled else point.of_rows(rows.longest_tokens, rows.longest_answer_tokens)
 
     if trains_all:
         parameters = parameter_count(shape)
