@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 MARKER = "twin.json"
-FORMAT = 5  # counted up when the same request would give another twin
+FORMAT = 6  # counted up when the same request would give another twin
 SEED, DTYPE = 0, "bfloat16"
 SHARD_BYTES = 2 << 30
 WRITERS = 2
@@ -42,6 +42,7 @@ STANDARD_DEVIATION = 0.02  # where the configuration has no initializer_range of
 SMALL_VOCABULARY = 2048
 SURE_LOGIT = 20.0  # hidden size times the deviation of the head's weights: what a learnt token can stand out by
 HEADS, HEAD_DIM, LAYERS = 4, 16, 2
+LEAST_ROWS = 32  # bitsandbytes packs a 4-bit weight for newer processors, and asks for a multiple of so many rows
 # what makes a model of any family small, by transformers' names; a key that a family does not have is left out
 SMALL_SIZES = {
     "hidden_size": HEADS * HEAD_DIM,
@@ -61,10 +62,10 @@ SMALL_SIZES = {
     "first_k_dense_replace": 1,
     "q_lora_rank": 32,
     "kv_lora_rank": 32,
-    "qk_rope_head_dim": HEAD_DIM,
+    "qk_rope_head_dim": LEAST_ROWS,
     "qk_nope_head_dim": HEAD_DIM,
     "v_head_dim": HEAD_DIM,
-    "hidden_size_per_layer_input": HEAD_DIM,
+    "hidden_size_per_layer_input": LEAST_ROWS,
     "vocab_size_per_layer_input": SMALL_VOCABULARY,
     "num_kv_shared_layers": 0,
 }
@@ -349,14 +350,21 @@ def small_values(config: Any) -> dict[str, Any]:  # noqa: ANN401 - transformers 
     names = config.attribute_map
     values = {key: value for key, value in config.to_dict().items() if key not in _NOT_OF_A_NEW_MODEL}
     small: dict[str, Any] = {names.get(key, key): size for key, size in SMALL_SIZES.items()}
-    # as many as heads, one, or half of the heads: as the published model shares them
+    # as many as heads, one where a head can be wide enough, or half of the heads: as the published model shares them
     heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
-    sharing = HEADS if shared in (None, heads) else 1 if shared == 1 else HEADS // 2
+    has_width = values.get(names.get("head_dim", "head_dim")) is not None
+    sharing = HEADS if shared in (None, heads) else 1 if shared == 1 and has_width else HEADS // 2
     small[names.get("num_key_value_heads", "num_key_value_heads")] = sharing
+    if sharing == 1:
+        small |= {names.get(key, key): LEAST_ROWS for key in ("head_dim", "global_head_dim", "query_pre_attn_scalar")}
     layers, kinds = LAYERS, values.get("layer_types")
     if kinds:
         small["layer_types"] = [*dict.fromkeys(kinds)] if len(set(kinds)) > 1 else kinds[:LAYERS]
         layers = len(small["layer_types"])
+    of_layers = {
+        name: value for name, value in values.items() if isinstance(value, (list, tuple)) and name != "layer_types"
+    }
+    values |= {name: value[:layers] for name, value in of_layers.items() if len(value) == config.num_hidden_layers}
     values |= {name: size for name, size in small.items() if values.get(name) is not None}
     values[names.get("num_hidden_layers", "num_hidden_layers")] = layers
     values[names.get("vocab_size", "vocab_size")] = min(config.vocab_size, SMALL_VOCABULARY)
