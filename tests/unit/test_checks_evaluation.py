@@ -17,7 +17,14 @@ from steph.base.messages import verbatim
 from steph.base.terms import Severity
 from steph.base.text import LINE_CHARS
 from steph.contract.description import load_description
-from steph.contract.questions import frame_agrees, frame_in, is_among, question_key, questions_in, questions_of
+from steph.contract.questions import (
+    is_in_training,
+    prompt_template_agrees,
+    prompt_template_in,
+    question_key,
+    questions_in,
+    questions_of,
+)
 from steph.contract.results import ResultsForm
 from steph.contract.results_files import find_results
 from steph.judge.checks_evaluation import judge_evaluation
@@ -218,18 +225,18 @@ def test_a_question_inside_a_prompt_without_meta_is_found(tmp_path: Path) -> Non
         encoding="utf-8",
     )
     known = questions_in(path)
-    assert is_among(question_key("期間はどれか。", ["a 十日", "b 二十日"]), known)
-    assert not is_among(question_key("期間はどれか。", ["a 三日", "b 二十日"]), known)
+    assert is_in_training(question_key("期間はどれか。", ["a 十日", "b 二十日"]), known)
+    assert not is_in_training(question_key("期間はどれか。", ["a 三日", "b 二十日"]), known)
 
 
 def test_the_frame_of_prompts_is_what_all_rows_share(tmp_path: Path) -> None:
     """Beginning and end that all training prompts share must be in the evaluation's prompt; too little says nothing."""
     root = plant(tmp_path / "root")
-    frame = frame_in(root / TRAIN_FILE)
+    frame = prompt_template_in(root / TRAIN_FILE)
     assert frame is not None
-    assert frame_agrees(frame, f"<|im_start|>user\n{frame[0]}\n問い\n{frame[1]}<|im_end|>") is True
-    assert frame_agrees(frame, "別の指示です。問いに答えよ。") is False
-    assert frame_agrees(("", "回答:"), "x") is None
+    assert prompt_template_agrees(frame, f"<|im_start|>user\n{frame[0]}\n問い\n{frame[1]}<|im_end|>") is True
+    assert prompt_template_agrees(frame, "別の指示です。問いに答えよ。") is False
+    assert prompt_template_agrees(("", "回答:"), "x") is None
     assert len(questions_of(root / DATASET)) == 60
 
 

@@ -10,7 +10,7 @@ import pytest
 from japanese import is_told_in_japanese
 from steph.base.messages import speaking, words_of
 from steph.child.twin import texts_of
-from steph.contract.questions import frame_in, is_among, question_key, questions_in, without_choices
+from steph.contract.questions import is_in_training, prompt_template_in, question_key, questions_in, without_choices
 from steph.contract.rows import RowFormat, format_of, row_lengths, training_row, training_rows_in
 from steph.run.inputs import InputError, read_train_file
 from suite_runs import make_model
@@ -56,8 +56,8 @@ def test_every_reader_finds_question_and_answer(row_format: RowFormat, as_array:
     assert all(question in row.text for row, question in zip(read, QUESTIONS, strict=True))
     assert read_train_file(tmp_path, file.name, row_format=row_format).rows == 3
     known = questions_in(file, row_format)
-    assert all(is_among(question_key(question, None), known) for question in QUESTIONS)
-    assert not is_among(question_key("月の直径は何キロメートルですか。", None), known)
+    assert all(is_in_training(question_key(question, None), known) for question in QUESTIONS)
+    assert not is_in_training(question_key("月の直径は何キロメートルですか。", None), known)
     assert any(QUESTIONS[0] in text for text in texts_of(file))
     lengths = row_lengths(file, make_model(tmp_path / "model") / "tokenizer.json", "right", row_format=row_format)
     assert len(lengths.whole) == 3
@@ -130,25 +130,25 @@ def test_a_question_alone_is_found_in_a_training_that_has_choices(tmp_path: Path
     meta = {"question": QUESTIONS[0], "choices": "a 東京\nb 大阪"}
     (tmp_path / "rows.jsonl").write_text(json.dumps({"input": "…", "output": "a", "meta": meta}), encoding="utf-8")
     known = questions_in(tmp_path / "rows.jsonl")
-    assert is_among(question_key(QUESTIONS[0], None), known)
-    assert not is_among(question_key(QUESTIONS[0], ["京都", "奈良"]), known)
-    assert is_among(without_choices(question_key(QUESTIONS[0], ["京都", "奈良"])), known)
+    assert is_in_training(question_key(QUESTIONS[0], None), known)
+    assert not is_in_training(question_key(QUESTIONS[0], ["京都", "奈良"]), known)
+    assert is_in_training(without_choices(question_key(QUESTIONS[0], ["京都", "奈良"])), known)
 
 
 def test_a_question_is_found_in_a_training_that_asks_it_without_choices(tmp_path: Path) -> None:
     """The answer was learnt, whatever choices the evaluation puts beside it."""
     known = questions_in(write_rows(tmp_path / "rows.jsonl", "messages"), "messages")
-    assert is_among(question_key(QUESTIONS[0], ["東京", "大阪"]), known)
-    assert not is_among(question_key("月の直径は何キロメートルですか。", ["東京", "大阪"]), known)
+    assert is_in_training(question_key(QUESTIONS[0], ["東京", "大阪"]), known)
+    assert not is_in_training(question_key("月の直径は何キロメートルですか。", ["東京", "大阪"]), known)
 
 
 def test_a_question_within_a_template_is_found(tmp_path: Path) -> None:
     """What an evaluation asks may hold the training's question whole, with a template around it."""
     known = questions_in(write_rows(tmp_path / "rows.jsonl", "messages"), "messages")
-    assert is_among(question_key(f"Question: {QUESTIONS[1]}\nAnswer:", None), known)
-    assert not is_among(question_key("水は", None), known)
+    assert is_in_training(question_key(f"Question: {QUESTIONS[1]}\nAnswer:", None), known)
+    assert not is_in_training(question_key("水は", None), known)
 
 
 def test_the_frame_of_conversations_is_their_common_text(tmp_path: Path) -> None:
     """The system's words stand before every question."""
-    assert frame_in(write_rows(tmp_path / "rows.jsonl", "messages"), "messages") == (SYSTEM, "")
+    assert prompt_template_in(write_rows(tmp_path / "rows.jsonl", "messages"), "messages") == (SYSTEM, "")

@@ -28,7 +28,7 @@ from steph.contract.commands import (
     words_of,
 )
 from steph.contract.description import TrainWhen
-from steph.contract.questions import frame_in, questions_in
+from steph.contract.questions import prompt_template_in, questions_in
 from steph.contract.results import Row
 from steph.contract.rows import RowLengths, TruncatedAnswers, row_lengths
 from steph.contract.training_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME
@@ -371,7 +371,9 @@ class Evaluation:
                 seconds=finished.outcome.seconds,
                 adapter_sha256_actual=sha256_or_none(root / trained.adapter_folder / ADAPTER_WEIGHTS_NAME),
                 train_questions=questions_in(train_file, row_format) if has_rows else None,
-                train_frame=frame_in(train_file, row_format) if has_rows and not settings.use_rag else None,
+                train_template=prompt_template_in(train_file, row_format)
+                if has_rows and not settings.use_rag
+                else None,
                 witness=read_witness(finished.folder),
                 training_witness=read_witness(seen) if seen else None,
             )

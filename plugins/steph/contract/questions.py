@@ -16,7 +16,7 @@ from steph.contract.rows import RowFormat, training_rows_in
 MAX_DATASET_BYTES = 512 << 20
 REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
 LEAST_QUESTION_CHARS = 12  # a shorter one without choices stands in many a text by chance
-FRAME_CHARS = 12  # a shorter common beginning or end of all prompts says nothing
+TEMPLATE_CHARS = 12  # a shorter common beginning or end of all prompts says nothing
 _PART = "\x1f"
 # what may number choices; a choice has a label only where all of them have one, in this order
 _SEQUENCES = (
@@ -70,7 +70,7 @@ def label_places(labels: Sequence[str]) -> dict[str, int] | None:
     return {label: place for place, label in enumerate(labels)} if labels and is_known else None
 
 
-def labels_beyond(labels: Sequence[str]) -> tuple[str, ...]:
+def next_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """What would number choices beside these: those behind them, and 0 before 1; nothing where they are no sequence."""
     known = next((known for known in _SEQUENCES if labels and tuple(labels) == known[: len(labels)]), ())
     return (*known[len(labels) :], *(["0"] if known[:1] == ("1",) else []))
@@ -221,10 +221,10 @@ def questions_of(dataset: Path) -> tuple[Question, ...]:
 def as_in_dataset(keys: Sequence[str], dataset: Sequence[Question]) -> tuple[str, ...]:
     """The keys as the data set has them: results may lack the choices, or hold a question within a template."""
     known = {question.key for question in dataset}
-    alone = {question.key.partition(_PART)[0]: question.key for question in dataset}
+    alone = {_question_of(question.key): question.key for question in dataset}
 
     def found(key: str) -> str:
-        question = key.partition(_PART)[0]
+        question = _question_of(key)
         if key in known or question in alone:
             return key if key in known else alone[question]
         inside = [text for text in alone if len(text) >= LEAST_QUESTION_CHARS and text in question]
@@ -254,8 +254,11 @@ def questions_in(train_file: Path, row_format: RowFormat = "input_output") -> fr
     return frozenset(keys - {""})
 
 
-def frame_in(train_file: Path, row_format: RowFormat = "input_output") -> tuple[str, str] | None:
-    """The beginning and the end that all prompts of a training file share, cut at line ends; None below two rows."""
+def prompt_template_in(train_file: Path, row_format: RowFormat = "input_output") -> tuple[str, str] | None:
+    """The template of a training file: the beginning and the end that all of its prompts share, cut at line ends.
+
+    None below two rows.
+    """
     prompts = [row.prompt for row in training_rows_in(train_file, row_format)]
     if len(prompts) < 2:
         return None
@@ -265,33 +268,34 @@ def frame_in(train_file: Path, row_format: RowFormat = "input_output") -> tuple[
 
 
 def _common_beginning(texts: list[str]) -> str:
-    first, last = min(texts), max(texts)
+    first, last = min(texts), max(texts)  # these two differ first where any two do
     return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
-def frame_agrees(frame: tuple[str, str], prompt: str) -> bool | None:
-    """Whether an evaluation prompt carries the training prompts' frame; None where the frame is too short to tell."""
-    parts = [part for part in frame if len(part) >= FRAME_CHARS]
+def prompt_template_agrees(template: tuple[str, str], prompt: str) -> bool | None:
+    """Whether an evaluation prompt has the template of the training's; None where the template is too short to tell."""
+    parts = [part for part in template if len(part) >= TEMPLATE_CHARS]
     if not parts:
         return None
     squeezed = _squeeze(prompt)
     return all(part in squeezed for part in parts)
 
 
-def is_among(key: str, train_questions: frozenset[str]) -> bool:
+def is_in_training(key: str, train_questions: frozenset[str]) -> bool:
     """Whether a question is in the training file, by its own key or inside a whole prompt.
 
     A question without choices is also there where the training asks it with some, or where the training's own text is
     the end of it: an evaluation's template stands before a question.
     """
     question, *choices = key.split(_PART)
+    # the training may also ask it without its choices
     if key in train_questions or {question, question + _PART} & train_questions - {"", _PART}:
-        return True  # also a training that asks it without its choices
+        return True
     parts = [part for part in (question, *choices) if part]
     prompts = [text for text in train_questions if _PART not in text]
     if len(parts) != 1:
         return any(all(part in text for part in parts) for text in prompts) if parts else False
-    alone = {text.partition(_PART)[0] for text in train_questions}
+    alone = {_question_of(text) for text in train_questions}
     return question in alone or (
         len(question) >= LEAST_QUESTION_CHARS
         and any(question in text or (len(text) >= LEAST_QUESTION_CHARS and text in question) for text in prompts)
@@ -300,4 +304,8 @@ def is_among(key: str, train_questions: frozenset[str]) -> bool:
 
 def without_choices(key: str) -> str:
     """A question's key by its question alone."""
-    return key.partition(_PART)[0] + _PART
+    return _question_of(key) + _PART
+
+
+def _question_of(key: str) -> str:
+    return key.partition(_PART)[0]

@@ -20,7 +20,7 @@ from steph.base.files import UnreadableError
 from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import normal_form
 from steph.base.messages import Message, say
-from steph.contract.questions import Question, choices_of, frame_agrees, plain_label, question_key, samples_of
+from steph.contract.questions import Question, choices_of, plain_label, prompt_template_agrees, question_key, samples_of
 from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
@@ -242,7 +242,7 @@ def prompt_checks(
     return (
         _question_check(asked, rows),
         _context_check(evidence, asked, dataset or ()),
-        _frame_check(evidence, asked),
+        _template_check(evidence, asked),
         _leak_check(asked, rows),
     )
 
@@ -368,9 +368,9 @@ def _context_check(evidence: EvalEvidence, asked: list[_Asked], dataset: tuple[Q
     return PROMPTS_WITHOUT_CONTEXT.check(given == 0, "compared", questions=len(shares), given=given)
 
 
-def _frame_check(evidence: EvalEvidence, asked: list[_Asked]) -> Check:
-    frame = evidence.train_frame
-    verdicts = [frame_agrees(frame, one.prompt.raw) for one in asked] if frame else []
+def _template_check(evidence: EvalEvidence, asked: list[_Asked]) -> Check:
+    template = evidence.train_template
+    verdicts = [prompt_template_agrees(template, one.prompt.raw) for one in asked] if template else []
     measured = [verdict for verdict in verdicts if verdict is not None]
     if not measured:
         return PROMPTS_AGREE.check(None, "no_prompts")

@@ -16,7 +16,7 @@ from steph.contract.questions import (
     NUMBERINGS,
     Question,
     as_in_dataset,
-    is_among,
+    is_in_training,
     key_texts,
     plain_label,
     question_key,
@@ -320,7 +320,7 @@ def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
         return TRAIN_OVERLAP.check(None, "no_training_data")
     is_free = evidence.form.format != "lawqa"
     keys = [question_key(row.question, None if is_free and row.response is None else row.choices) for row in rows]
-    seen = sum(is_among(key, evidence.train_questions) for key in keys)
-    alone = sum(is_among(without_choices(key), evidence.train_questions) for key in keys)
+    seen = sum(is_in_training(key, evidence.train_questions) for key in keys)
+    alone = sum(is_in_training(without_choices(key), evidence.train_questions) for key in keys)
     found = "more_alone" if alone > seen else "seen"
     return TRAIN_OVERLAP.check(seen == 0, found, questions=len(keys), seen=seen, alone=alone)

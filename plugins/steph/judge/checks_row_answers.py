@@ -33,7 +33,7 @@ from steph.contract.questions import (
     choices_of,
     key_texts,
     label_places,
-    labels_beyond,
+    next_labels,
     plain_label,
 )
 from steph.contract.results import Row
@@ -325,7 +325,7 @@ def _answer(row: TrainingRow, asked: _Asked, text: str, finder: _Finder) -> _Ans
     is_as_given = asked.order == tuple(range(len(asked.order)))
     numbered = asked.places or (label_places(finder.labels) if is_as_given and asked.is_whole else None) or {}
     labels = [label for label, place in numbered.items() if place < len(asked.order)]
-    further = labels_beyond(labels)
+    further = next_labels(labels)
     is_exact = own in (*labels, *further)
     read = (*labels, *further[:MOST_READ_BEYOND])
     label = own if is_exact else strict_letter(answer, cot=len(answer) > SHORT_CHARS, labels=read) if read else None

@@ -288,12 +288,12 @@ class EvalEvidence:
 
     `root` is the folder that the script ran in, `output_path` and `lora_path` are as it was given them (`lora_path`
     None: evaluated without an adapter), `output_pattern` names files that may stand in for `output_path` (None: its own
-    name only, also behind a date). `seconds` is the whole run. `train_questions` and `train_frame` come from
-    `questions.questions_in` and `questions.frame_in`; None means that no training file could be read. `h3_rows` are the
-    rows of the record's H-3, where this evaluation is held against them. `questions` and `dataset_sha256` are the data
-    set as it was before the script could write to it, `adapter_files` the hashes of the adapter's files then. `witness`
-    is what was seen in its processes, `training_witness` in those that trained the adapter; None where nobody looked.
-    `dataset` is None where only the evaluation knows its questions.
+    name only, also behind a date). `seconds` is the whole run. `train_questions` and `train_template` come from
+    `questions.questions_in` and `questions.prompt_template_in`; None means that no training file could be read.
+    `h3_rows` are the rows of the record's H-3, where this evaluation is held against them. `questions` and
+    `dataset_sha256` are the data set as it was before the script could write to it, `adapter_files` the hashes of the
+    adapter's files then. `witness` is what was seen in its processes, `training_witness` in those that trained the
+    adapter; None where nobody looked. `dataset` is None where only the evaluation knows its questions.
     """
 
     root: Path
@@ -310,7 +310,7 @@ class EvalEvidence:
     adapter_sha256_expected: str | None = None
     adapter_sha256_actual: str | None = None
     train_questions: frozenset[str] | None = None
-    train_frame: tuple[str, str] | None = None
+    train_template: tuple[str, str] | None = None
     h3_rows: tuple[Row, ...] | None = None
     output_pattern: str | None = None
     rehearsal: bool = False

@@ -753,7 +753,7 @@ SOUND: tuple[Variant, ...] = (
     Variant("", "H-3base", "アダプタなし: 応答が変わる"),
     replace(_eval("", "評価: 8 問"), label="eight", eval_settings=_EIGHT),
     replace(_eval("", "評価: 学習データを読めない"), label="no_train_file",
-            eval_change=lambda evidence: replace(evidence, train_questions=None, train_frame=None)),
+            eval_change=lambda evidence: replace(evidence, train_questions=None, train_template=None)),
 )  # fmt: skip
 
 _WORDS = (

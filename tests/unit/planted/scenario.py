@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from steph.base.files import sha256_of
-from steph.contract.questions import frame_in, questions_in, questions_of
+from steph.contract.questions import prompt_template_in, questions_in, questions_of
 from steph.contract.results import Row
 from steph.contract.results_files import read_lawqa
 from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
@@ -91,7 +91,7 @@ def evaluation_evidence(root: Path, variant: Variant) -> EvalEvidence:
         root=root, dataset=root / DATASET, output_path=OUTPUT, settings=settings, model_name=MODEL,
         lora_path=lora_path, h3_rows=beside, stdout=ran.stdout, output=ran.output, returncode=ran.returncode,
         attempt_started_unix=started_unix, seconds=20.0, adapter_sha256_expected=sha256, adapter_sha256_actual=sha256,
-        train_questions=questions_in(root / TRAIN_FILE), train_frame=frame_in(root / TRAIN_FILE),
+        train_questions=questions_in(root / TRAIN_FILE), train_template=prompt_template_in(root / TRAIN_FILE),
         witness=read_witness(root / SEEN), training_witness=read_witness(root / SEEN_TRAINING),
         questions=questions, dataset_sha256=dataset_sha256, adapter_files=files,
     )  # fmt: skip
