@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_hub import write_model
 from steph.base.messages import speaking
-from steph.run.model_files import IncompleteModelError, folder_licence, folder_parameters
+from steph.run.model_files import IncompleteModelError, folder_licence, require_complete
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,12 @@ from steph.run.model_files import IncompleteModelError, folder_licence, folder_p
 def test_what_is_not_whole_of_a_model_is_named(tmp_path: Path, file: str, content: bytes | None, said: str) -> None:
     """Each file that a model needs, missing or broken, is the reason why the folder is no model."""
     folder = write_model(tmp_path / "model")
-    folder_parameters(folder)
+    require_complete(folder)
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_bytes(content)
     with speaking("en"), pytest.raises(IncompleteModelError, match=said):
-        folder_parameters(folder)
+        require_complete(folder)
 
 
 @pytest.mark.parametrize("weight_map", [None, {}, ["a"]])
@@ -42,7 +42,7 @@ def test_an_index_without_shards_is_no_model(tmp_path: Path, weight_map: object)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with speaking("en"), pytest.raises(IncompleteModelError, match=r"index\.json: no weight_map"):
-        folder_parameters(folder)
+        require_complete(folder)
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     with speaking("en"), pytest.raises(IncompleteModelError, match=r"model-00002-of-00002.safetensors: it is missing"):
-        folder_parameters(folder)
+        require_complete(folder)

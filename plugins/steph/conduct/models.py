@@ -180,7 +180,7 @@ def model_trouble(model: ModelChoice) -> Message | None:
     published = model.revision is not None and model.source in ("hub", "cache")
     try:
         if not published:
-            model_files.folder_parameters(Path(model.snapshot_path or model.name))
+            model_files.require_complete(Path(model.snapshot_path or model.name))
             return None
         revision = model_files.cached_model(model_files.default_cache_dir(), model.name).name
     except IncompleteModelError as error:

@@ -1,4 +1,4 @@
-"""What a model is by its files: whether a folder is whole, what the Hub's cache holds.
+"""Checks that a model folder is complete, and reads its parameter count and licence.
 
 Reads headers, never weights; asks no network.
 """
@@ -10,16 +10,15 @@ import shutil
 from math import prod
 from pathlib import Path
 
-from steph.base.files import UnreadableError, read_header, read_json_object
+from steph.base.files import Tensor, UnreadableError, read_header, read_json_object
 from steph.base.messages import say
 
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # of which a tokenizer needs one
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    *VOCABULARY_FILES,
     "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -54,22 +53,30 @@ def cached_model(cache_dir: Path, name: str) -> Path:
     except OSError as error:
         raise IncompleteModelError(say("model_files.no_copy", model=name, folder=cache_dir)) from error
     folder = repo_folder(cache_dir, name) / "snapshots" / revision
-    folder_parameters(folder)
+    require_complete(folder)
     return folder
 
 
 def folder_parameters(folder: Path) -> int:
-    """Parameters of a whole model folder, counted from the tensors' shapes.
+    """The parameter count of a model folder, from its tensors' shapes; raises what `require_complete` raises."""
+    return sum(prod(tensor.shape) for tensor in _tensors(folder))
 
-    Raises IncompleteModelError unless it holds config, tokenizer and, in full length, every weight file that
-    transformers would load: the single one, else the index's shards.
+
+def require_complete(folder: Path) -> None:
+    """Raise IncompleteModelError unless a model folder has all that transformers would load.
+
+    It needs config, tokenizer and, in full length, every weight file: the single one, else the index's shards.
     """
+    _tensors(folder)
+
+
+def _tensors(folder: Path) -> list[Tensor]:
     if not folder.is_dir():
         raise IncompleteModelError(say("model_files.no_folder", folder=folder))
     path, index = folder / "config.json", folder / WEIGHTS_INDEX
     try:
         read_json_object(path, finite=False)
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        if not any((folder / name).is_file() for name in VOCABULARY_FILES):
             raise IncompleteModelError(say("model_files.no_tokenizer", folder=folder))
         files = [WEIGHTS]
         if not (folder / WEIGHTS).is_file():
@@ -81,12 +88,12 @@ def folder_parameters(folder: Path) -> int:
             if not isinstance(weight_map, dict) or not weight_map:
                 raise IncompleteModelError(say("model_files.no_weight_map", path=path))
             files = sorted({str(shard) for shard in weight_map.values()})
-        parameters = 0
+        tensors = list[Tensor]()
         for path in (folder / file for file in files):
-            parameters += sum(prod(tensor.shape) for tensor in read_header(path))
+            tensors += read_header(path)
     except UnreadableError as error:
         raise IncompleteModelError(say("model_files.unreadable", path=path, reason=error)) from error
-    return parameters
+    return tensors
 
 
 def folder_licence(folder: Path) -> str | None:
