@@ -16,7 +16,7 @@ from steph.base.terms import StageId
 from steph.record.settings import TrainSettings
 from steph.run.journal import read_record, record_folders
 from steph.run.runner import read_samples
-from steph.tell.attempts import missed
+from steph.tell.attempts import outside_prediction
 from steph.tell.drawings import VramSample, draw
 from steph.tell.keep import blocks_in
 from steph.tell.outlook import production_outlook
@@ -112,7 +112,7 @@ def test_no_prediction_excludes_what_was_measured(folder: Path) -> None:
     """Of any attempt that ended well, nor of the production run where the record trained it."""
     record = read_record(record_folders(folder / "runs")[0])
     attempts = [attempt for stage in record.results.values() for attempt in stage.attempts]
-    assert [f"{a.stage} {a.number}" for a in attempts if missed(a)] == []
+    assert [f"{a.stage} {a.number}" for a in attempts if outside_prediction(a)] == []
     outlook, last = production_outlook(record), record.stages[StageId.H2].last_attempt
     assert outlook is not None
     assert outlook.here is not None

@@ -13,8 +13,8 @@ from steph.judge.verdict import (
     Overall,
     attempt_verdict,
     checks_verdict,
-    contradiction,
     exit_status,
+    failing_check_of_green_stage,
     in_flight,
     overall,
     passed,
@@ -281,7 +281,7 @@ def test_only_a_green_verdict_over_a_broken_hard_check_contradicts_itself(
     """A warning beside a pass is none, and a failed stage agrees with its broken check."""
     check = _check(severity, False)
     result = _record({StageId.H2: verdict}).stages[StageId.H2].model_copy(update={"checks": (OK, check)})
-    assert contradiction(result) == (check if contradicts else None)
+    assert failing_check_of_green_stage(result) == (check if contradicts else None)
 
 
 def test_a_green_stage_with_a_broken_hard_check_has_failed() -> None:

@@ -1,12 +1,11 @@
-"""Counts a model's parameters, its linears and its LoRA, with transformers and peft and without memory for any of it.
+"""Counts a model's parameters, linear layers and LoRA parameters from config.json alone, on the meta device.
 
 A script for any interpreter that has torch and transformers, and peft for LoRA; it knows nothing of the suite:
 
     python count.py --config CONFIG.json [--sizes hidden_size …] [--adapter '{"r": 16, "target_modules": "all-linear"}']
 
-`--sizes`: by the names that transformers has for them. `--adapter`: arguments of peft's LoraConfig. The model is built
-on the meta device from its configuration alone; code that a model brings along is not run. Prints one JSON object. Ends
-with 0, or with 2 and one line.
+`--sizes`: by the names that transformers has for them. `--adapter`: arguments of peft's LoraConfig. Code that a
+model brings along is not run. Prints one JSON object. Ends with 0, or with 2 and one line.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def counted(config_file: Path, sizes: Sequence[str], adapter: dict[str, Any] | N
     from torch.nn import Linear
 
     values = json.loads(config_file.read_text(encoding="utf-8"))
-    model = built(values)
+    model = meta_model(values)
     config = model.config.get_text_config(decoder=True)
     head = model.get_output_embeddings()
     embedding = model.get_input_embeddings()
@@ -56,7 +55,7 @@ def counted(config_file: Path, sizes: Sequence[str], adapter: dict[str, Any] | N
         if isinstance(module, Linear) and id(module) not in plain:
             linears[path.rpartition(".")[2], module.in_features, module.out_features] += 1
     is_tied = head is None or head.weight is embedding.weight
-    answer: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "model_type": config.model_type,
         "sizes": {name: getattr(config, name, None) for name in sizes},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -64,10 +63,10 @@ def counted(config_file: Path, sizes: Sequence[str], adapter: dict[str, Any] | N
         "head": 0 if is_tied else head.weight.numel(),
         "linears": [[*key, count] for key, count in linears.items()],
     }
-    return answer if adapter is None else {**answer, "adapter": counted_adapter(model, adapter)}
+    return counts if adapter is None else {**counts, "adapter": counted_adapter(model, adapter)}
 
 
-def built(values: dict[str, Any]) -> Any:  # noqa: ANN401 - a transformers model
+def meta_model(values: dict[str, Any]) -> Any:  # noqa: ANN401 - a transformers model
     """The model of a config.json on the meta device: a causal one, else one that also sees."""
     import torch
     import transformers

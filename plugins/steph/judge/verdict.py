@@ -1,7 +1,7 @@
-"""From results to verdicts: pure functions, and the only place that says what is green.
+"""Decides verdicts from results.
 
-What was not measured is not passed: a stage without checks, with a `fail` check that could not be measured, skipped,
-blocked or stale is never green.
+Pure functions, and the only place that says what is green. What was not measured is not passed: a stage without checks,
+with a `fail` check that could not be measured, skipped, blocked or stale is never green.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def in_flight(record: Record, stage: AnyStage) -> bool:
     return record.live and result is not None and result.ended_at is None
 
 
-def contradiction(result: StageResult) -> Check | None:
+def failing_check_of_green_stage(result: StageResult) -> Check | None:
     """A check of severity `fail` that does not hold although the stage is called green; None where there is none."""
     broken = (check for check in result.findings if check.severity is Severity.FAIL)
     return next(broken, None) if result.verdict.is_green else None
@@ -129,7 +129,9 @@ def _is_fresh_green(record: Record, stage: AnyStage) -> bool:
 
 
 def _is_red(result: StageResult) -> bool:
-    return (not result.verdict.is_green and result.verdict is not Verdict.NOT_RUN) or contradiction(result) is not None
+    return (not result.verdict.is_green and result.verdict is not Verdict.NOT_RUN) or failing_check_of_green_stage(
+        result
+    ) is not None
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def newer_version(version: int) -> Message:
     return say("record.newer", version=version, known=RECORD_VERSION)
 
 
-def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:
+def _apply(record: Record, event: Event, unfinished_verdict: Verdict) -> Record:
     match event:
         case RecordOpened():
             return record
@@ -195,7 +195,7 @@ def _apply(record: Record, event: Event, in_flight: Verdict) -> Record:
         case SessionEnded(at=at, exit_status=status):
             return _last_session(record, ended_at=at, exit_status=status)
         case StageStarted(stage=stage, at=at):
-            started = StageResult(stage=stage, verdict=in_flight, explanation=IN_FLIGHT, started_at=at)
+            started = StageResult(stage=stage, verdict=unfinished_verdict, explanation=IN_FLIGHT, started_at=at)
             return _stage(_marked_stale(record, stage), started)
         case StageEnded(stage=stage):
             return _ended(record, event)

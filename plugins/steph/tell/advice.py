@@ -187,7 +187,7 @@ def blockers(record: Record) -> tuple[str, ...]:
             lines.append(say("advice.block.red", stage=stage, verdict=result.verdict, why=result.explanation))
         elif result.stale:
             lines.append(say("advice.block.stale", stage=stage))
-        elif broken := verdict.contradiction(result):
+        elif broken := verdict.failing_check_of_green_stage(result):
             lines.append(say("advice.block.finding", stage=stage, finding=broken.message))
         elif stage is not StageId.H1 and (result.last_attempt is None or result.last_attempt.settings is None):
             lines.append(say("advice.block.no_settings", stage=stage))

@@ -1,4 +1,4 @@
-"""The table of a stage's attempts, the words of one that failed or still runs, and commands as a person pastes them.
+"""Renders a stage's attempts as a Markdown table, says why one failed, and how a person repeats it.
 
 Takes values of a record, gives words, Markdown and shell text; what stands around them is in `templates/`.
 """
@@ -21,6 +21,7 @@ from steph.record.values import Attempt, Diagnosis, OomNumbers, Probe, Productio
 from steph.tell import wording
 from steph.tell.markdown import Markdown, code, inline, joined, said, table
 
+# most functions here are called in templates/*.j2 alone
 MOST_EVIDENCE_LINES = 8
 _COLUMNS = {  # and how each is aligned
     "number": "r",
@@ -98,11 +99,11 @@ def _predicted_words(attempt: Attempt) -> Markdown:
         return said("report.unpredicted")
     low, high = predicted.low_bytes, predicted.high_bytes
     interval = f"<br>{said('report.interval', low=low / GIB, high=high / GIB)}" if low and high else ""
-    outside = f"<br>{said('report.outside')}" if missed(attempt) else ""
+    outside = f"<br>{said('report.outside')}" if outside_prediction(attempt) else ""
     return Markdown(f"{units.gib(predicted.peak_bytes)}{interval}{outside}")
 
 
-def missed(attempt: Attempt) -> bool:
+def outside_prediction(attempt: Attempt) -> bool:
     """Whether the peak that was measured lies outside the interval that was predicted for the attempt."""
     predicted, peak = attempt.predicted, attempt.peak_own_bytes
     if predicted is None or peak is None or not attempt.ended_well:
@@ -149,7 +150,9 @@ def log_folder(record: Record, attempt: Attempt) -> Markdown:
 
 def path_in(folder: str, name: str | None) -> str:
     """Give the path of a name in a folder; one that is a path already stays, none is empty."""
-    return "" if name is None else name if "/" in name else f"{folder.rstrip('/')}/{name}"
+    if name is None:
+        return ""
+    return name if "/" in name else f"{folder.rstrip('/')}/{name}"
 
 
 def measured(size_bytes: int | None, record: Record) -> str:

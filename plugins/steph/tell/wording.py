@@ -25,7 +25,7 @@ from steph.base.terms import (
     Verdict,
 )
 from steph.base.units import MISSING
-from steph.judge.verdict import contradiction, in_flight, overall
+from steph.judge.verdict import failing_check_of_green_stage, in_flight, overall
 from steph.record.settings import GitState
 from steph.record.values import Attempt, Check, EvalOutcome, Record, StageResult, TrainOutcome
 
@@ -214,7 +214,7 @@ def stage_word(record: Record, stage: AnyStage) -> str:
         return text("report.state.running")
     result = record.results.get(stage)
     word = verdict_word(record.verdict_of(stage), record.context.kind)
-    if result and contradiction(result):
+    if result and failing_check_of_green_stage(result):
         return phrase("report.state.contradiction", verdict=result.verdict.value)
     return phrase("report.state.stale", word=word) if result and result.stale else word
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from steph.base.terms import TrainerName
-from steph.child.count import CountError, built, counted
+from steph.child.count import CountError, counted, meta_model
 from steph.memory import terms
 from steph.memory.shapes import BUILT_IN, COUNTED_SIZES, config_of, linears, parameter_count, shape_of_counts
 from steph.memory.terms import Workload
@@ -93,7 +93,7 @@ def test_quantised_weights_are_counted_as_they_were(tmp_path: Path) -> None:
 def test_what_is_no_language_model_is_refused_by_name(values: dict[str, Any]) -> None:
     """A config without a model_type, or of a model that writes no text."""
     with pytest.raises(CountError, match="model_type"):
-        built(dict(values))
+        meta_model(dict(values))
 
 
 def test_a_module_that_the_model_has_not_is_refused_by_name(tmp_path: Path) -> None:
