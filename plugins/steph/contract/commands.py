@@ -335,7 +335,7 @@ class Files:
 
 
 def target_settings(here: TrainSettings, target: ProductionTarget) -> TrainSettings:
-    """Give the production settings: the profile's where `[production]` has them, else what was proven here.
+    """The production settings: the profile's where `[production]` has them, else what was proven here.
 
     In fp16 where the rented card has no bf16, which torch would emulate many times slower.
     """

@@ -160,7 +160,7 @@ class _Finite(Value):
 def bounded(
     plain: type[Value], *, optional: bool = False, besides: Collection[str] = ()
 ) -> Callable[[type[_Model]], type[_Model]]:
-    """Give a class every setting of `plain` within its `Bounds`, some left out; NaN and infinity are refused.
+    """A decorator: adds each setting of `plain` within its `Bounds`, some left out; NaN and infinity are refused.
 
     `optional`: each is None where it is not given.
     """

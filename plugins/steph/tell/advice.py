@@ -175,7 +175,7 @@ def _evaluation_sentence(h3: StageResult | None) -> str:
 
 
 def blockers(record: Record) -> tuple[str, ...]:
-    """Give the reasons why there is no advice yet; none where all three stages are green and fresh."""
+    """The reasons why there is no advice yet; none where all three stages are green and fresh."""
     lines = []
     for stage in StageId:
         result = record.stages.get(stage)

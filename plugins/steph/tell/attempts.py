@@ -38,9 +38,9 @@ _LIBRARY = re.compile(r"(?:^|[/\\])(?:site-packages|dist-packages|lib[/\\]python
 
 
 def table_of(record: Record, stage: AnyStage, *, purpose: Purpose = Purpose.STAGE) -> Markdown:
-    """Give every attempt of a stage, of one purpose, with setting, outcome, seconds and peaks.
+    """The table of a stage's attempts of one purpose: setting, outcome, seconds and peaks of each.
 
-    A column that no attempt has anything for falls away.
+    A column that no attempt has anything for is left out.
     """
     result = record.results.get(stage)
     if result is None:
@@ -75,7 +75,7 @@ def table_of(record: Record, stage: AnyStage, *, purpose: Purpose = Purpose.STAG
 
 
 def settings_words(attempt: Attempt, *, with_model: bool = False) -> Markdown:
-    """Give an attempt's label, for training the effective batch, and on request the model."""
+    """An attempt's label, for training the effective batch, and on request the model."""
     settings = attempt.settings
     lines: list[str] = [code(attempt.label) if settings else inline(attempt.label)]
     if isinstance(settings, TrainSettings):
@@ -144,26 +144,26 @@ def time_words(result: StageResult, attempt: Attempt) -> str:
 
 
 def log_folder(record: Record, attempt: Attempt) -> Markdown:
-    """Give an attempt's folder, below the folder of runs where the record has its name alone."""
+    """An attempt's folder, below the folder of runs where the record has its name alone."""
     return code(path_in(f"runs/{record.id}", attempt.folder or None))
 
 
 def path_in(folder: str, name: str | None) -> str:
-    """Give the path of a name in a folder; one that is a path already stays, none is empty."""
+    """The path of a name in a folder; one that is a path already stays, none is empty."""
     if name is None:
         return ""
     return name if "/" in name else f"{folder.rstrip('/')}/{name}"
 
 
 def measured(size_bytes: int | None, record: Record) -> str:
-    """Give a peak of the card's memory; say why where there is none."""
+    """A peak of the card's memory in words, or why there is none."""
     if size_bytes is not None:
         return units.gib(size_bytes)
     return text("report.unmeasured" if record.context.environment.device else "report.no_gpu")
 
 
 def torch_peaks(probes: tuple[Probe, ...]) -> str:
-    """Give the peaks of the process that allocated most, as its torch counted them."""
+    """The peaks of the process that allocated most, as its torch counted them."""
     known = [probe for probe in probes if probe.peak_allocated_bytes is not None]
     if not known:
         return MISSING
@@ -179,7 +179,7 @@ def cause_words(diagnosis: Diagnosis) -> str:
 
 
 def error_words(record: Record, attempt: Attempt) -> str:
-    """Give the error's own words: the uncaught exception, else the evidence; empty where there is neither.
+    """The error's own words: the uncaught exception, else the evidence; empty where there is neither.
 
     A launcher's own exception only says that a process of it failed: there the failed rank's counts.
     """
@@ -193,7 +193,7 @@ def error_words(record: Record, attempt: Attempt) -> str:
 
 
 def evidence(record: Record, attempt: Attempt) -> list[str]:
-    """Give the lines that tell the cause, with the pipeline's own frame in the place of its libraries' frames."""
+    """The lines that tell the cause, with the pipeline's own frame in the place of its libraries' frames."""
     found = attempt.diagnosis.evidence if attempt.diagnosis else ()
     own = own_frame(attempt.traceback or "", record.context.pipeline_root)
     told = [line for line in found[:MOST_EVIDENCE_LINES] if own is None or not _FRAME.match(line.strip())]
@@ -201,7 +201,7 @@ def evidence(record: Record, attempt: Attempt) -> list[str]:
 
 
 def own_frame(traceback: str, root: str) -> str | None:
-    """Give the last frame of a traceback that is in the pipeline's own files; None where there is none."""
+    """The last frame of a traceback that is in the pipeline's own files; None where there is none."""
     frames = [match for line in traceback.splitlines() if (match := _FRAME.match(line.strip()))]
     inside = f"{root.rstrip('/')}/"
     own = [f for f in frames if f["file"].startswith(inside) or not f["file"].startswith(("/", "<"))]
@@ -210,7 +210,7 @@ def own_frame(traceback: str, root: str) -> str | None:
 
 
 def oom_words(record: Record, oom: OomNumbers) -> Markdown:
-    """Give the figures of torch's message; under a limit, what it says of the whole card is not what the run had."""
+    """The figures of torch's message; under a limit, what it says of the whole card is not what the run had."""
     cap = record.context.vram_cap_bytes
     sizes = {
         "requested": units.size_words(oom.requested_bytes) if oom.requested_bytes is not None else MISSING,
@@ -243,7 +243,7 @@ _PYTEST_OPTIONS_WITH_VALUE = frozenset({"-c", "--config-file", "-o", "--override
 
 
 def pasteable(argv: Sequence[str]) -> str:
-    """Give a command for a POSIX shell, quoted, one option or `key=value` a line."""
+    """A command for a POSIX shell, quoted, one option or `key=value` a line."""
     lines: list[list[str]] = [[]]
     for word in argv:
         line = lines[-1]
@@ -255,7 +255,7 @@ def pasteable(argv: Sequence[str]) -> str:
 
 
 def attempt_command(attempt: Attempt) -> str:
-    """Give the lines that repeat an attempt by hand, from the pipeline root."""
+    """The lines that repeat an attempt by hand, from the pipeline root."""
     change_folder = f"cd {shlex.quote(attempt.cwd)}\n" if attempt.cwd else ""
     variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in attempt.env.items())
     commands = (*attempt.before, attempt.argv, *attempt.after)
@@ -263,7 +263,7 @@ def attempt_command(attempt: Attempt) -> str:
 
 
 def production_command(call: ProductionCall) -> str:
-    """Give the lines of the production run, from the pipeline root: its file of settings first, where it has one."""
+    """The lines of the production run, from the pipeline root: its file of settings first, where it has one."""
     lines = []
     if call.config is not None and call.config_file is not None:
         end = next(word for word in ("EOF", "END_OF_SETTINGS") if word not in call.config.splitlines())
@@ -275,17 +275,17 @@ def production_command(call: ProductionCall) -> str:
 
 
 def rerun_command(record: Record, stage: AnyStage) -> str:
-    """Give the command that runs one stage again into this record, with the options of its latest session."""
+    """The command that runs one stage again into this record, with the options of its latest session."""
     return _suite_command(record, "gpu", TEST_IDS[stage])
 
 
 def extended_command(record: Record) -> str:
-    """Give the command that runs the extended stages into this record, with the options of its latest session."""
+    """The command that runs the extended stages into this record, with the options of its latest session."""
     return _suite_command(record, "extended", EXTENDED_TESTS)
 
 
 def _suite_command(record: Record, mark: str, tests: str) -> str:
-    """Give the session's own command with other tests: what starts pytest, and the options that are not selections."""
+    """The session's own command with other tests: what starts pytest, and the options that are not selections."""
     words = record.sessions[-1].command if record.sessions else ()
     launcher: tuple[str, ...] = ("pytest",)
     rest = tuple(words[1:])

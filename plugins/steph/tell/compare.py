@@ -104,7 +104,7 @@ _FIGURES = {
 
 
 def figures_of(record: Record) -> dict[str, float | None]:
-    """Give what the green stages measured, by name; `h2_own_peak` is the process's own, in bytes like all memory."""
+    """Figures that the green stages measured, by name; `h2_own_peak` is the process's own, in bytes like all memory."""
     h2, h3 = (
         result if (result := record.stages.get(stage)) and result.verdict.is_green else None
         for stage in (StageId.H2, StageId.H3)
@@ -225,7 +225,7 @@ def _carried_over(comparison: Comparison) -> str:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Give the comparison as Markdown."""
+    """The comparison as Markdown."""
     head = (text("compare.column.item"), f"A: {comparison.a}", f"B: {comparison.b}")
     parts = [
         Markdown(f"# {say('compare.title', a=code(comparison.a), b=code(comparison.b))}"),
@@ -246,7 +246,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def as_text(comparison: Comparison) -> str:
-    """Give the comparison for a terminal, columns aligned by the width of the characters."""
+    """The comparison for a terminal, columns aligned by the width of the characters."""
     lines = columns(
         ("", comparison.a, comparison.b, text("compare.column.change")),
         [(row.name, row.a, row.b, row.change) for row in comparison.rows],
@@ -288,7 +288,7 @@ class Machine:
 
 
 def machines(found: Iterable[tuple[PurePath, Record]], threshold_ratio: float) -> tuple[Machine, ...]:
-    """Give a row for each machine, by name; `found` are records with their folders, from the folder asked about.
+    """A row for each machine, by name; `found` are records with their folders, from the folder asked about.
 
     A machine is known by its cards, without one by the folder. It is an outlier where its tokens a second are below the
     median of the others, or its process's peak above theirs, by more than the threshold's share of that median.
@@ -347,13 +347,13 @@ def _machine_titles() -> list[str]:
 
 
 def machines_text(rows: Sequence[Machine], threshold_ratio: float) -> str:
-    """Give the rows for a terminal, with what they come to and the rule."""
+    """The rows for a terminal, with what they come to and the rule."""
     lines = columns(_machine_titles(), [_cells(row) for row in rows])
     return "\n".join([*lines, "", _machines_conclusion(rows, threshold_ratio)]) + "\n"
 
 
 def machines_markdown(rows: Sequence[Machine], threshold_ratio: float) -> str:
-    """Give the rows as Markdown."""
+    """The rows as Markdown."""
     made = table(_machine_titles(), [_cells(row) for row in rows], align="llllrrl")
     title = Markdown(f"# {text('machines.title')}")
     return joined((title, Markdown(f"**{inline(_machines_conclusion(rows, threshold_ratio))}**"), made)) + "\n"
@@ -365,14 +365,14 @@ _LISTED += ("list.model", "list.card", "list.settings", "list.size")
 
 
 def listing_rows(records: Iterable[tuple[Record, int]]) -> list[dict[str, str]]:
-    """Give a row for each record with the bytes of its folder, newest first, every field in words."""
+    """A row for each record with the bytes of its folder, newest first, every field in words."""
     began = [(record.sessions[0].started_at if record.sessions else "", record, size) for record, size in records]
     newest_first = sorted(began, key=lambda each: (each[0], each[1].id), reverse=True)
     return [_row(record, started_at, size_bytes) for started_at, record, size_bytes in newest_first]
 
 
 def damaged_rows(folders: Iterable[tuple[str, int]]) -> list[dict[str, str]]:
-    """Give a row for each record that can't be read, by its name with the bytes of its folder, newest first."""
+    """A row for each record that can't be read, by its name with the bytes of its folder, newest first."""
     damaged = text("report.list.damaged")
     return [
         {"record": name, "list.overall": damaged, "list.size": units.size_words(size)}
@@ -403,7 +403,7 @@ def _row(record: Record, started_at: str, size_bytes: int) -> dict[str, str]:
 
 
 def listing_text(rows: Sequence[dict[str, str]]) -> str:
-    """Give the rows for a terminal, or one line where there are none."""
+    """The rows for a terminal, or one line where there are none."""
     if not rows:
         return text("report.list.none") + "\n"
     header = [name if isinstance(name, StageId) else text(f"report.{name}") for name in _LISTED]

@@ -68,7 +68,7 @@ def write_figures(record: Record, samples: Sequence[VramSample], folder: Path) -
 
 
 def draw(record: Record, samples: Sequence[VramSample]) -> dict[str, str]:
-    """Give the pictures that there is data for, as SVG texts by name (`loss`, `vram`)."""
+    """The pictures that there is data for, as SVG texts by name (`loss`, `vram`)."""
     drawers: Mapping[str, Callable[[], str | None]] = {
         "loss": lambda: loss_svg(record),
         "vram": lambda: vram_svg(record, samples),
@@ -233,13 +233,13 @@ def _draw_attempt(axes: Axes, attempt: Attempt, start: float, end: float, room_p
 
 
 def plain(words: str, limit: int = 40) -> str:
-    """Give text that a plot can show: no control characters, no markup, at most `limit` long."""
+    """Text that a plot can show: no control characters, no markup, at most `limit` long."""
     shown = "".join(character for character in words if character.isprintable())
     return shown[:limit].replace("$", r"\$")
 
 
 def _empty_plot() -> tuple[Figure, Axes]:
-    """Give an empty plot. Room that matplotlib's constrained layout finds would take longer than all the drawing."""
+    """An empty plot. Room that matplotlib's constrained layout finds would take longer than all the drawing."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -263,7 +263,7 @@ def _empty_plot() -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """Give a plot under its title as SVG text, the same bytes for the same data."""
+    """A plot under its title as SVG text, the same bytes for the same data."""
     import matplotlib as mpl
 
     figure.axes[0].set_title(title, color=INK, fontsize=10, loc="left")

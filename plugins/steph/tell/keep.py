@@ -78,7 +78,7 @@ class _Mark(NamedTuple):
 
 
 def digest_of(text: str) -> str:
-    """Give the sha256 of a generated text, blind to line ends, trailing blanks and outer blank lines."""
+    """The sha256 of a generated text, blind to line ends, trailing blanks and outer blank lines."""
     lines = [line.rstrip() for line in text.replace("\r\n", "\n").strip().split("\n")]
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -89,7 +89,7 @@ def blocks_in(existing: bytes) -> tuple[Block, ...]:
 
 
 def merge(existing: bytes | None, parts: Sequence[Part]) -> bytes:
-    """Give the file with every part renewed in its place and all else as it was.
+    """The file with every part renewed in its place and all else as it was.
 
     A part that a person edited is moved out below itself first. A part that has no place of its own, or several, is
     written at the end.

@@ -49,7 +49,7 @@ def shorten(text: str, limit_characters: int) -> str:
 
 
 def inline(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
-    """Give the text as one line of plain words: nothing in it is markup, wherever in a line or a cell it stands."""
+    """The text as one line of plain words: nothing in it is markup, wherever in a line or a cell it stands."""
     words = shorten(" ".join(clean(text).split()), limit_characters)
     return Markdown(_BLOCK_START.sub(_defused, _escaped(words)))
 
@@ -64,7 +64,7 @@ def _defused(match: re.Match[str]) -> str:
 
 
 def code(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
-    """Give the text as a code span; `—` where there is none.
+    """The text as a code span; `—` where there is none.
 
     A text that a code span could not hold in every table dialect goes into a `<code>` element instead.
     """
@@ -77,7 +77,7 @@ def code(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markd
 
 
 def prose(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
-    """Give a sentence of the suite, its `backticked` words as code and all else as plain words."""
+    """A sentence of the suite, its `backticked` words as code and all else as plain words."""
     parts = shorten(" ".join(clean(text).split()), limit_characters).split("`")
     if len(parts) % 2 == 0 or "" in parts[1::2]:
         return inline(text, limit_characters)
@@ -86,7 +86,7 @@ def prose(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Mark
 
 
 def fence(text: str, language: str = "text", width: int | None = None) -> Markdown:
-    """Give the text as a fenced block that no line of it can close; head and tail of a long one.
+    """The text as a fenced block that no line of it can close; head and tail of a long one.
 
     With a `width` in characters, longer lines are broken at spaces, so that an error of one line can be read.
 
@@ -109,7 +109,7 @@ def fence(text: str, language: str = "text", width: int | None = None) -> Markdo
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = "") -> Markdown:
-    """Give a table; cells that are not `Markdown` are escaped, and `align` has one of `l`, `r`, `c` per column."""
+    """A table; cells that are not `Markdown` are escaped, and `align` has one of `l`, `r`, `c` per column."""
     marks = {"l": ":--", "r": "--:", "c": ":-:"}
     columns = align or "l" * len(header)
     lines = [
@@ -121,36 +121,36 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], align: str = 
 
 
 def cell(value: object) -> Markdown:
-    """Give a value as the content of one table cell, `—` where it is empty."""
+    """A value as the content of one table cell, `—` where it is empty."""
     text = value if isinstance(value, Markdown) else inline(value)
     return Markdown(text.replace("\n", " ") or MISSING)
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Markdown:
-    """Give a two-column table of names and values; rows without a value fall away."""
+    """A two-column table of names and values; rows without a value are left out."""
     header = (words_of("report.item"), words_of("report.value"))
     return table(header, [(Markdown(name), value) for name, value in rows if value])
 
 
 def picture(path: str | None, words: str) -> Markdown:
-    """Give a picture with its words; empty where there is no picture."""
+    """A picture with its words; empty where there is no picture."""
     if not path:
         return Markdown()
     return Markdown(f"![{inline(words)}]({quote(path, safe='/._-~')})\n\n{inline(words)}")
 
 
 def details(summary: str, body: Markdown) -> Markdown:
-    """Give a fold with a one-line summary; the body is Markdown of its own."""
+    """A fold with a one-line summary; the body is Markdown of its own."""
     return Markdown(f"<details><summary>{finalize(summary)}</summary>\n\n{body}\n\n</details>")
 
 
 def joined(parts: Iterable[str], separator: str = "\n\n") -> Markdown:
-    """Join parts, escaping those that are not `Markdown`; empty ones fall away."""
+    """Join parts, escaping those that are not `Markdown`; empty ones are left out."""
     return Markdown(separator.join(str(finalize(part)) for part in parts if part))
 
 
 def said(message_id: str, /, **values: object) -> Markdown:
-    """Give a text of the catalogs, which is Markdown itself; values that are neither that nor numbers are escaped.
+    """A text of the catalogs, which is Markdown itself; values that are neither that nor numbers are escaped.
 
     Raises KeyError where there is no such text, or it asks for a value that is not given.
     """
@@ -159,7 +159,7 @@ def said(message_id: str, /, **values: object) -> Markdown:
 
 
 def finalize(value: object) -> Markdown:
-    """Give any value as safe Markdown: what every expression of a template goes through."""
+    """Any value as safe Markdown: what every expression of a template goes through."""
     if isinstance(value, Markdown):
         return value
     return inline("" if value is None else value)
@@ -173,15 +173,15 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def width(text: str) -> int:
-    """Give how many terminal cells a text takes."""
+    """The number of terminal cells that a text takes."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text) - text.count("\ufe0f")
 
 
 def left(text: str, cells: int) -> str:
-    """Give a text with blanks behind it, up to as many cells."""
+    """A text with blanks behind it, up to as many cells."""
     return text + " " * (cells - width(text))
 
 
 def right(text: str, cells: int) -> str:
-    """Give a text with blanks before it, up to as many cells."""
+    """A text with blanks before it, up to as many cells."""
     return " " * (cells - width(text)) + text

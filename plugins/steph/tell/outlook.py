@@ -237,12 +237,12 @@ def picks_its_way(found: Calibration) -> bool:
 
 
 def point_words(point: tuple[int, int]) -> str:
-    """Give a setting as `512/b2`."""
+    """A setting as `512/b2`."""
     return f"{point[1]}/b{point[0]}"
 
 
 def peak_words(prediction: PredictedPeak) -> str:
-    """Give a predicted peak with its interval, or the measured one that stands in its place."""
+    """A predicted peak with its interval, or the measured one that stands in its place."""
     if prediction.is_measured:
         return phrase("memory.measured", peak=units.gib(prediction.peak_bytes))
     peak, low, high = (units.gib(x) for x in (prediction.peak_bytes, prediction.low_bytes, prediction.high_bytes))
@@ -256,7 +256,7 @@ def headroom_words(card: CardOutlook, prediction: PredictedPeak) -> str:
 
 
 def grid(card: CardOutlook) -> Markdown:
-    """Give the card's predictions by length and batch size."""
+    """The card's predictions by length and batch size."""
     batches = sorted({batch for batch, _ in card.grid})
     rows = []
     for length in sorted({length for _, length in card.grid}):

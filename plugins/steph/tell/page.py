@@ -35,7 +35,7 @@ _TAGS = re.compile(rf"(<!--.*?-->|{_OWN_TAG})", re.S)
 
 
 def as_page(title: str, markdown: str, pictures: Mapping[str, str]) -> str:
-    """Give the page; `pictures` are SVG texts by the path that the Markdown has for them, others are left out."""
+    """The page; `pictures` are SVG texts by the path that the Markdown has for them, others are left out."""
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
 
@@ -58,7 +58,7 @@ def _data_uri(svg: str, mask: Callable[[str], str]) -> str:
 
 
 def _renderer(mask: Callable[[str], str], pictures: Mapping[str, str]) -> MarkdownIt:
-    """Give the renderer of the report's dialect, every text masked before it becomes HTML."""
+    """The renderer of the report's dialect, every text masked before it becomes HTML."""
     renderer = MarkdownIt("commonmark", {"html": True}).enable("table")
 
     def masked(state: StateCore) -> None:
@@ -129,7 +129,7 @@ _LEAST_CHARACTERS = 3  # a shorter name is part of any text
 
 
 def mask_for(whole: str) -> Callable[[str], str]:
-    """Give the function that masks a text; names of other users are taken from the home folders in `whole`.
+    """The function that masks a text; names of other users are taken from the home folders in `whole`.
 
     A name that is also a word of the suite (`max`, `gpu`) is masked where it stands as a name of user, host or folder.
     """

@@ -104,7 +104,7 @@ def final_evaluation(h3: StageResult | None) -> EvalSettings | None:
 
 
 def carry_over(here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Setting, ...]:
-    """Give the settings of the attempts that ended well which the production run keeps."""
+    """The settings of the attempts that ended well which the production run keeps."""
     trained, evaluated = text("production.trained"), text("production.evaluated")
     rows = []
     if here.use_4bit and here.bnb_4bit_compute_dtype == there.bnb_4bit_compute_dtype:
@@ -129,7 +129,7 @@ def carry_over(here: TrainSettings, there: TrainSettings, evaluation: EvalSettin
 
 
 def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str, str, str], ...]:
-    """Give the settings that may differ: flag, value here, value there, reason for a difference."""
+    """The settings that may differ: flag, value here, value there, reason for a difference."""
     longer = "production.longer" if there.max_seq_length > here.max_seq_length else "production.asked"
     larger = "production.larger" if there.batch_size > here.batch_size else "production.asked"
     reasons = {
@@ -145,7 +145,7 @@ def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str,
 
 
 def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Change, ...]:
-    """Give the settings that the production run changes, measured value and new value side by side."""
+    """The settings that the production run changes, measured value and new value side by side."""
     choice, target = record.model, record.context.production
     rows = [Change("--model-name", choice.name if choice else units.MISSING, target.model, text("production.model"))]
     rows += [Change(*number) for number in _numbers(here, there)]
@@ -246,7 +246,7 @@ def _evaluation_seconds(record: Record) -> tuple[float | None, float | None]:
 
 
 def train_call(record: Record, target: TrainSettings) -> ProductionCall | None:
-    """Give the production training's command; None for an older record of another program than the published script."""
+    """The production training's command; None for an older record of another program than the published script."""
     attempt = record.stages[StageId.H2].last_attempt
     if attempt is None or attempt.production is not None or "--model-name" not in attempt.argv:
         return attempt.production if attempt else None
@@ -254,7 +254,7 @@ def train_call(record: Record, target: TrainSettings) -> ProductionCall | None:
 
 
 def eval_call(record: Record, evaluation: EvalSettings) -> ProductionCall | None:
-    """Give the production evaluation's command, likewise."""
+    """The production evaluation's command, likewise."""
     attempt = record.stages[StageId.H3].last_attempt
     if attempt is None or attempt.production is not None or "--hf-model-name" not in attempt.argv:
         return attempt.production if attempt else None

@@ -39,7 +39,7 @@ SECTIONS = ("summary", "h1", "h2", "h3", "extended", "environment", HISTORY, "ad
 
 
 def report_path(record: Record, reports_dir: Path) -> Path:
-    """Give where the record's report goes: to the file that its last session named in the folder of the reports.
+    """The place of the record's report: the file that its last session named in the folder of the reports.
 
     Else rehearsals go apart, and acceptances to the spec's folder where it is there.
     """
@@ -58,7 +58,7 @@ def _on_disk(name: str) -> str:
 
 
 def render(record: Record, history: Sequence[Record] = (), *, figures: Mapping[str, str] | None = None) -> str:
-    """Give the whole generated body; `figures` maps names of pictures to paths relative to the report."""
+    """The whole generated body; `figures` maps names of pictures to paths relative to the report."""
     return "\n\n".join(part.text for part in parts(record, history, figures=figures)) + "\n"
 
 
@@ -70,7 +70,7 @@ def parts(
     old_rows: Sequence[str] = (),
     outlook: Outlook | None = None,
 ) -> tuple[keep.Part, ...]:
-    """Give the generated parts in the page's order; `old_rows` are a file's history rows, kept where not known here."""
+    """The generated parts in the page's order; `old_rows` are a file's history rows, kept where not known here."""
     values = {
         "record": record,
         "figures": dict(figures or {}),
@@ -149,7 +149,7 @@ def _safely(function: Callable[..., object], *arguments: object) -> object:
 
 @cache
 def _templates() -> Environment:
-    """Give the templates, in which every expression that is not `Markdown` is escaped."""
+    """The templates, in which every expression that is not `Markdown` is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -179,7 +179,7 @@ def _templates() -> Environment:
 
 
 def history_rows(record: Record, history: Sequence[Record], old_rows: Sequence[str]) -> Markdown:
-    """Give the run history, newest first: every session of this kind of record, and rows that only the old file has."""
+    """The run history, newest first: every session of this kind of record, and rows that only the old file has."""
     known = {item.id: item for item in (*history, record) if item.context.kind is record.context.kind}
     rows = {_row_key(line): line for item in known.values() for line in _rows_of(item)}
     kept = {_row_key(line): line for line in old_rows if _row_key(line) not in rows}
@@ -197,7 +197,7 @@ def _table_of(lines: Sequence[str]) -> Markdown:
 
 
 def kept_rows(existing: bytes) -> tuple[str, ...]:
-    """Give the history rows of a report on disk as they stand there, whatever language it was written in."""
+    """The history rows of a report on disk as they stand there, whatever language it was written in."""
     headers = tuple(f"| {text('report.started', language)} |" for language in LANGUAGES)
     return tuple(
         line.rstrip()

@@ -46,7 +46,7 @@ def stage_name(stage: AnyStage) -> str:
 
 
 def short_name(model: str) -> str:
-    """Give a model's id on the Hub as it is, and of a folder the last part alone."""
+    """A model's id on the Hub as it is, of a folder the last part alone."""
     return model.rstrip("/").rpartition("/")[2] if model.startswith(("/", "~", ".")) else model
 
 
@@ -101,7 +101,7 @@ def source_word(source: str) -> str:
 
 
 def seconds_between(start: str, end: str | None) -> float | None:
-    """Give the seconds from one ISO 8601 time to another; None where one is missing or no time."""
+    """The seconds from one ISO 8601 time to another; None where one is missing or no time."""
     try:
         return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() if end else None
     except (ValueError, TypeError):
@@ -109,12 +109,12 @@ def seconds_between(start: str, end: str | None) -> float | None:
 
 
 def count_words(count: int | None) -> str:
-    """Give a count with commas; a dash where it is unknown."""
+    """A count with commas; a dash where it is unknown."""
     return MISSING if count is None else f"{count:,}"
 
 
 def parameters(count: int | None) -> str:
-    """Give a parameter count as the size class that people name, the exact count behind it."""
+    """A parameter count as the size class that people name, the exact count behind it."""
     if count is None:
         return text("report.not_recorded")
     if count < 100_000:
@@ -123,7 +123,7 @@ def parameters(count: int | None) -> str:
 
 
 def size_class(count: int | None) -> str:
-    """Give a parameter count as a size class alone, as in 1.8B."""
+    """A parameter count as a size class alone, as in 1.8B."""
     if count is None:
         return text("report.size_unknown")
     if count < 10_000:
@@ -202,7 +202,7 @@ BRANCH_COMMAND = "git switch -c feature/steph-small-model-debug"
 
 
 def headline(record: Record) -> str:
-    """Give the verdict line; a rehearsal's says first that it is none."""
+    """The verdict line; a rehearsal's says first that it is none."""
     if record.context.kind is RecordKind.REHEARSAL:
         return text(f"report.rehearsal_headline.{overall(record)}")
     return text(f"report.headline.{overall(record)}")
@@ -220,19 +220,19 @@ def stage_word(record: Record, stage: AnyStage) -> str:
 
 
 def verdict_code(record: Record, stage: AnyStage) -> str:
-    """Give a stage's verdict as its code alone, with a mark where it is stale."""
+    """A stage's verdict as its code alone, with a mark where it is stale."""
     result = record.results.get(stage)
     return record.verdict_of(stage).value + ("(stale)" if result and result.stale else "")
 
 
 def capacity_bytes(record: Record) -> int | None:
-    """Give the memory that the run could use: the cap where there is one, else the card's."""
+    """The memory that the run could use: the cap where there is one, else the card's."""
     card = record.context.environment.device
     return record.context.vram_cap_bytes or (card.total_bytes if card else None)
 
 
 def ceiling_bytes(record: Record) -> int | None:
-    """Give where the whole card's used memory ends: under a cap, the cap above what was in use before the run."""
+    """The upper end of the whole card's used memory: under a cap, the cap above what was in use before the run."""
     card = record.context.environment.device
     cap = record.context.vram_cap_bytes
     return card.used_bytes + cap if card and cap is not None else capacity_bytes(record)
@@ -251,19 +251,19 @@ def card_words(record: Record) -> str:
 
 
 def peak_bytes(result: StageResult | None) -> int | None:
-    """Give the whole card's peak of the attempt that counts, used memory by NVML."""
+    """The whole card's peak of the attempt that counts, used memory by NVML."""
     attempt = result.last_attempt if result else None
     return attempt.peak_device_bytes if attempt else None
 
 
 def ran_out_of_memory(result: StageResult | None) -> tuple[Attempt, ...]:
-    """Give the attempts of a stage that ended in a CUDA OOM."""
+    """The attempts of a stage that ended in a CUDA OOM."""
     attempts = result.attempts if result else ()
     return tuple(a for a in attempts if a.ran_out_of_memory)
 
 
 def packages(record: Record) -> list[tuple[str, str, str]]:
-    """Give each package's version in the pipeline's processes and in the suite's own, empty where it is not there."""
+    """Each package's version in the pipeline's processes and in the suite's own, empty where it is not there."""
 
     def known(versions: Mapping[str, str]) -> dict[str, str]:  # pip and import lists spell names differently (PEP 503)
         return {name.lower().replace("_", "-"): version for name, version in versions.items()}
@@ -283,7 +283,7 @@ def is_dirty_on_main(state: GitState) -> bool:
 
 
 def sentences(record: Record) -> tuple[str, ...]:
-    """Give what matters most, hardest first, at most four sentences; backticked words are code."""
+    """Up to four sentences for the first screen, most severe first; backticked words are code."""
     return tuple(str(sentence) for _, sentence in zip(range(MOST_SENTENCES), _all_sentences(record), strict=False))
 
 

@@ -141,7 +141,7 @@ def _queries(mask: Any, shape: Sequence[int], *, is_first: bool) -> Any:
 
 
 def label_by_gradient(batch: dict[str, Any], logits: Any) -> None:
-    """Give a batch the labels that a loss of the program's own has, once its gradient arrives at the logits.
+    """Attach to a batch the labels that a loss of the program's own has, once its gradient arrives at the logits.
 
     Of a cross-entropy it is zero where nothing is learnt, and below zero at the one token that is. A label stands at
     its token's place, one behind the logits that predict it, as a model's own loss has it.
