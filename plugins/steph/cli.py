@@ -403,7 +403,7 @@ def check(
 
 
 def _run_options(profile: str | None, root: str | None, python: str | None, language: str | None) -> list[str]:
-    """What pytest would be told."""
+    """The options as pytest would be given them."""
     named = {"profile": profile, "pipeline-root": root, "pipeline-python": python, "language": language}
     return [f"--steph-{name}={value}" for name, value in named.items() if value is not None]
 

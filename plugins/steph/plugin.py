@@ -252,7 +252,7 @@ def _stage_of(item: pytest.Item) -> AnyStage:
 
 
 def budget_seconds(item: pytest.Item) -> float:
-    """What a stage may take in seconds: its test's time-out less the margin, infinite without one."""
+    """Seconds that a stage may take: its test's time-out less the margin, infinite without one."""
     marker = item.get_closest_marker("timeout")
     is_kept = item.config.pluginmanager.hasplugin("timeout")
     configured = (item.config.getoption("timeout", None) or item.config.getini("timeout")) if is_kept else 0

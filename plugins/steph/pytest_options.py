@@ -289,7 +289,7 @@ def is_in_use(config: pytest.Config) -> bool:
 
 
 def suite_command() -> str:
-    """What runs the three stages."""
+    """The command that runs the three stages."""
     return "pytest --pyargs steph.acceptance -m gpu" if is_installed() else "pytest -m gpu"
 
 

@@ -127,7 +127,7 @@ def json_lines(data: bytes, errors: Literal["strict", "replace"] = "strict") -> 
 
 
 def _parsed(data: bytes, errors: str) -> object:
-    """What JSON holds, or the error that it raises."""
+    """The value of a JSON text, or the error that reading it raises."""
     try:
         return parse_json(data if errors == "strict" else data.decode("utf-8", errors).encode(), finite=False)
     except UnreadableError as error:
@@ -188,7 +188,7 @@ def is_later(path: Path, ended_unix: float) -> bool:
 
 
 def paths_at(root: Path, pattern: str) -> Iterator[Path]:
-    """What a path with `*` and `**` names, from the root or absolute; a path without them names itself."""
+    """The paths that fit a pattern with `*` and `**`, from the root or absolute; one without them is a path itself."""
     if not any(sign in pattern for sign in "*?["):
         yield root / pattern
         return
@@ -263,7 +263,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the values of one tensor are; the figures are None for a dtype that is not decoded.
+    """Figures of one tensor's values; they are None for a dtype that is not decoded.
 
     `largest` is the largest absolute value, NaN where there is one. `digest` is of the tensor's bytes.
     """

@@ -49,7 +49,7 @@ class Value(BaseModel):
 
 
 class Message(Value):
-    """What is said, as an id of the catalogs with the values of its placeholders; `str()` gives its text.
+    """A message: its id in the catalogs and the values of its placeholders; `str()` gives its text.
 
     A value is a text, a number, another message, or several of them, which the text lists. A plain string is read as a
     message that is its own text.
@@ -110,7 +110,7 @@ def verbatim(text: object) -> Message:
 
 
 def words_of(error: BaseException) -> Message:
-    """What an exception says: the message that it was raised with, else its text as it is."""
+    """The words of an exception: the message that it was raised with, else its text as it is."""
     return error.args[0] if error.args and isinstance(error.args[0], Message) else verbatim(error)
 
 

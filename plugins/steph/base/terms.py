@@ -41,7 +41,7 @@ NEEDS: dict[AnyStage, tuple[AnyStage, ...]] = {
 
 
 class RecordKind(StrEnum):
-    """What a record may be called; a rehearsal never counts as an acceptance."""
+    """The kind of a record; a rehearsal never counts as an acceptance."""
 
     ACCEPTANCE = "acceptance"
     REHEARSAL = "rehearsal"
@@ -80,7 +80,7 @@ class Phase(StrEnum):
 
 
 class Severity(StrEnum):
-    """What a check that does not hold means: FAIL can't be green, WARN is shown first, INFO is kept."""
+    """The weight of a check that does not hold: FAIL can't be green, WARN is shown first, INFO is kept."""
 
     FAIL = "fail"
     WARN = "warn"
@@ -88,7 +88,7 @@ class Severity(StrEnum):
 
 
 class Purpose(StrEnum):
-    """What an attempt is for; a stage's verdict stands on those of `STAGE` alone."""
+    """The purpose of an attempt; a stage's verdict stands on those of `STAGE` alone."""
 
     STAGE = "stage"
     CALIBRATE = "calibrate"  # another length, for the memory model's constants
@@ -144,7 +144,7 @@ class Verdict(StrEnum):
 
 
 class EndedBy(StrEnum):
-    """What ended an attempt's process."""
+    """The cause of the end of an attempt's process."""
 
     EXIT = "exit"  # the child exited or was killed by a signal that is not ours
     DEADLINE = "deadline"  # the suite ended it at its limit

@@ -223,7 +223,7 @@ class StreamRedactor:
         self._rest_of_secret: re.Pattern[bytes] | None = None  # while inside a value that is too long to hold
 
     def feed(self, data: bytes) -> bytes:
-        """What may be let out now, redacted."""
+        """The bytes that may be let out now, redacted."""
         if self._rest_of_secret is not None:
             data = self._after_secret(data, self._rest_of_secret)
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1

@@ -123,12 +123,12 @@ TOKENIZER_SETTINGS = {
 
 
 class TwinError(Exception):
-    """What is asked for can't be made; one line."""
+    """The twin can't be made; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to make in the folder `output`."""
+    """A twin to make in the folder `output`."""
 
     output: Path
     config: dict[str, Any]

@@ -171,7 +171,7 @@ def asked_fraction(setup: Setup, num_processes: int) -> float | None:
 def child_environment(
     setup: Setup, existing: Mapping[str, str], *, on_gpu: bool, num_processes: int = 1
 ) -> dict[str, str | None]:
-    """What a child's environment has beyond ours: offline, a GPU a process by UUID, the cap; None takes one away."""
+    """A child's variables beyond our environment: offline, a GPU a process by UUID, the cap; None takes one away."""
     quiet = {name: value for name, value in QUIET_ENV.items() if name not in existing}
     changes: dict[str, str | None] = {**OFFLINE_ENV, **quiet}
     devices = setup.devices(num_processes)
@@ -252,7 +252,7 @@ def run_side_command(run: StageRun, argv: tuple[str, ...], folder: Path) -> int 
 
 
 def script_flags(run: StageRun) -> frozenset[str] | None:
-    """What a training script of the preset `lawqa` takes beyond the spec's flags; None for every other program.
+    """The flags that a training script of the preset `lawqa` takes beyond the spec's; None for every other program.
 
     The description says so, else its `--help`. A script whose text shows no command line is not asked: it would not
     print its flags, it would train.

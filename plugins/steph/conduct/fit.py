@@ -400,7 +400,7 @@ def _span(low_bytes: int, high_bytes: int, cells: int = 0) -> str:
 
 
 def fit_basis(found: Calibration, trainer: str, shape: shapes.ModelShape) -> str:
-    """What a record gave to a prediction for a trainer and a model."""
+    """A line on what a record gave to a prediction for a trainer and a model."""
     if not found.point_count:
         return phrase("fit.record.no_peaks")
     if trainer != found.trainer:

@@ -47,7 +47,7 @@ from steph.run.journal import now
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What stays the same over a stage's trainings; `output_dir` is from the pipeline root.
+    """All that stays the same over a stage's trainings; `output_dir` is from the pipeline root.
 
     `train_file`: None where the program takes its rows from elsewhere. `flags`: what the script of the preset `lawqa`
     takes beyond the spec's; None for a program whose description is all that is known.
@@ -169,7 +169,7 @@ class TrainingJob:
         return config_template(self.setup.root, self.setup.description.train)
 
     def _call(self, model_name: str, settings: TrainSettings, *, output_only: bool) -> Call:
-        """What trains at these settings: kept within `max_steps` by its words or else by fewer rows.
+        """The call that trains at these settings: kept within `max_steps` by its words or else by fewer rows.
 
         What it is given and is no file of the root is written into a folder of the record.
         """
@@ -385,7 +385,7 @@ class Evaluation:
         return Outcome.of_attempt(run_attempt(self.run, plan, call, judge))
 
     def _adapter_trouble(self, attempt: Attempt, trained: TrainOutcome) -> Message | None:
-        """What of the adapter on disk is not as the training recorded it; its configuration scales its weights."""
+        """How the adapter on disk differs from what the training recorded; its configuration scales its weights."""
         stage, folder = self.training.stage, self.run.setup.root / trained.adapter_folder
         found = sha256_or_none(folder / ADAPTER_WEIGHTS_NAME)
         if found is None:

@@ -168,7 +168,7 @@ def smaller_model(run: StageRun, model: ModelChoice) -> ModelChoice | None:
 
 
 def model_checks(setup: Setup, model: ModelChoice) -> tuple[Check, ...]:
-    """What H-1 stands on: the model is there whole, its size is known and within the profile's range."""
+    """The checks of H-1: the model is there whole, its size is known and within the profile's range."""
     limits = setup.profile.model
     is_there = model.snapshot_path is not None and (Path(model.snapshot_path) / "config.json").is_file()
     is_explicit = setup.options.model is not None
@@ -263,7 +263,7 @@ class Expectation:
 def expected(
     setup: Setup, model: ModelChoice, settings: TrainSettings, rows: RowLengths | None = None
 ) -> Expectation | None:
-    """What a training attempt will need; rows as long as they can be where they are not known."""
+    """The memory that a training attempt will need; rows as long as they can be where they are not known."""
     try:
         return expected_of_shape(setup, shape_of(model), settings, rows)
     except Exception:  # a shape or module that the model doesn't know, or sizes that nothing can be computed of
@@ -273,7 +273,7 @@ def expected(
 def expected_of_shape(
     setup: Setup, shape: ModelShape, settings: TrainSettings, rows: RowLengths | None = None
 ) -> Expectation | None:
-    """What training a model of this shape will need, None without a GPU; raises ValueError for an unknown module."""
+    """The memory that training this shape will need, None without a GPU; raises ValueError for an unknown module."""
     card_bytes = usable_bytes(setup)
     if card_bytes is None:
         return None
@@ -297,7 +297,7 @@ def worth_trying(expectation: Expectation, last: Attempt | None, *, gave_up_4bit
 
 
 def usable_bytes(setup: Setup) -> int | None:
-    """What a training process may take of the smallest of its cards, None without a GPU."""
+    """Bytes that a training process may take of the smallest of its cards, None without a GPU."""
     cards = setup.devices(setup.profile.train.num_processes)
     return min((card.usable_bytes(setup.options.vram_cap_bytes) for card in cards), default=None)
 

@@ -50,7 +50,7 @@ SHA_CHARS = 12
 
 
 def differences(record: Record, setup: Setup) -> list[str]:
-    """What disagrees between a record and the run that wants to join it, one phrase each."""
+    """The differences between a record and the run that wants to join it, one phrase each."""
     chosen = record.stages[StageId.H1].model if StageId.H1 in record.stages else None
     dataset = next((data for data in record.data if data.role == "dataset"), None)
     then = _facts(record.context, dataset, _named(chosen.name, chosen.revision) if chosen else None)
@@ -71,7 +71,7 @@ def cached_revision(name: str) -> str | None:
 
 
 def _facts(context: Context, dataset: DataFile | None, model: str | None) -> dict[str, str | None]:
-    """What both must have in common, as a person is told it; None where it is not known, which agrees with all."""
+    """The facts that both must share, as a person is told them; None where one is not known, which agrees with all."""
     cap_bytes = context.vram_cap_bytes
     return {
         "profile content": context.profile_sha256[:SHA_CHARS],

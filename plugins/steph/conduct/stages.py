@@ -206,7 +206,7 @@ def _train(job: TrainingJob, model: ModelChoice) -> Attempt:
 
 
 def _hard(checks: tuple[Check, ...]) -> tuple[Check, ...]:
-    """What must hold of any run; how the loss goes at this rate, and how good the answers are, is judged apart."""
+    """The checks that must hold of any run; the loss at this rate and the answers' quality are judged apart."""
     of_loss = {kind.id for kind in LOSS}
     return tuple(check for check in checks if check.severity is Severity.FAIL and check.id not in of_loss)
 

@@ -38,7 +38,7 @@ PHASES_BEFORE_STEPS = (Phase.LOAD, Phase.PREPARE)
 
 
 class MoveKind(StrEnum):
-    """What to do after a failed attempt."""
+    """The next move after a failed attempt."""
 
     NEXT_RUNG = "next_rung"
     WITHOUT_4BIT = "without_4bit"

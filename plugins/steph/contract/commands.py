@@ -122,7 +122,7 @@ def _evaluation(asked: EvalSettings, description: Description) -> EvalSettings:
 
 @dataclass(frozen=True)
 class Call:
-    """What one attempt runs: `argv`, with commands before and after it, all in `cwd` from the root with `env`.
+    """The commands of one attempt: `argv`, with commands before and after it, all in `cwd` from the root with `env`.
 
     `config` is the text of the file of settings that it is given, `train_file` the rows, `writes` the output that
     `argv` writes, from the root.
@@ -170,7 +170,7 @@ class Place:
 
 
 def launched(python: str, launcher: Launcher, num_processes: int) -> tuple[str, ...]:
-    """What stands before a script: the interpreter alone, or its own torchrun or accelerate with a free port."""
+    """The words before a script: the interpreter alone, or its own torchrun or accelerate with a free port."""
     count = str(num_processes)
     match launcher:
         case "none":
@@ -320,7 +320,7 @@ NO_STEP_LIMIT = -1  # transformers' TrainingArguments.max_steps where the epochs
 
 @dataclass(frozen=True)
 class Files:
-    """What the commands are given: paths from the root, None where there is none.
+    """The files that the commands are given: paths from the root, None where there is none.
 
     `is_alone`: whether nothing but the training file is in its folder. `template`: the text of the section's file of
     settings. `rows`: of the training file.

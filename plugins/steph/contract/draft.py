@@ -234,7 +234,7 @@ def said(message_id: str, **values: object) -> str:
 
 
 def findings(found: Survey) -> Iterator[str]:
-    """What was found, a line each."""
+    """The findings, a line each."""
     for script in found.scripts:
         how = said("init.options", count=len(script.options)) if script.has_command_line else said("init.no_options")
         does = "init.trains" if script.trains else "init.evaluates"
@@ -283,7 +283,7 @@ def _inline(table: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class _Taken:
-    """What a script's command line takes: its options by placeholder, its switches by condition, and all others."""
+    """The command line of a script: its options by placeholder, its switches by condition, and all others."""
 
     options: Mapping[str, str] = field(default_factory=dict)
     switches: Mapping[str, str] = field(default_factory=dict)

@@ -240,7 +240,7 @@ _RESULT = {key: re.compile(key.value) for key in (*KeyLine,)[7:]}
 
 @dataclass(frozen=True)
 class EvalLines:
-    """What an evaluation printed; None where a line is missing, `order` gives the line number of each one found.
+    """The figures that an evaluation printed; None where a line is missing, `order` has the line number of each.
 
     Of several blocks of results one counts, and what was printed above it, last of all, is its set-up.
     `contradictions` are blocks of as many questions with other figures and no set-up of their own, `loaded_models` what

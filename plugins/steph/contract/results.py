@@ -129,7 +129,7 @@ class Row(_Part):
 
     @property
     def counts(self) -> float:
-        """What the row adds to a score that is its rows' mean."""
+        """The value that the row adds to a score that is its rows' mean."""
         return self.score if self.score is not None else float(self.is_correct)
 
     @property
@@ -141,7 +141,7 @@ class Row(_Part):
 
 
 class Results(_Part):
-    """What the files of one evaluation say.
+    """The content of one evaluation's files.
 
     `summary` is of the format `lawqa`, `scores` are of the others. `contradictions` are what its files say against
     each other (Japanese), `begun_unix` is when they say that the evaluation began. `kind` is what

@@ -189,7 +189,7 @@ def _likelihoods(answers: object) -> list[float]:
 
 
 def _response(raw: Mapping[str, Any], texts: Sequence[str]) -> str:
-    """What the model wrote, before a filter took its part of it."""
+    """The text that the model wrote, before a filter took its part of it."""
     resps = raw.get("resps")
     first = resps[0] if isinstance(resps, list) and resps else None
     inner = first[0] if isinstance(first, list) and first else first

@@ -56,7 +56,7 @@ class TrainingRow:
 
     @property
     def answer(self) -> str:
-        """What is learnt last."""
+        """The last text, which is learnt."""
         return self.turns[-1].text
 
     @property

@@ -31,7 +31,7 @@ _NUMBERS, _SHOWN, _NAMES = signs("numbers"), signs("shown"), signs("names")
 
 @dataclass(frozen=True)
 class Facts:
-    """What one log says about its run."""
+    """Facts of one log about its run."""
 
     program: Program | None
     batch_size: int | None
@@ -182,7 +182,7 @@ _SAYS_NOTHING = re.compile(
 
 @dataclass(frozen=True)
 class Words:
-    """What is said of one cause or case: its meaning, and the steps to take, the best one first."""
+    """The words on one cause or case: its meaning, and the steps to take, the best one first."""
 
     meaning: Message
     steps: tuple[Message, ...]

@@ -246,7 +246,7 @@ def _from_chain(chain: reader.Chain) -> _Candidate:
 
 
 def clue_of(raised: reader.Raised) -> Clue:
-    """What one exception says by itself; `other` with weight UNKNOWN where no row knows it."""
+    """The clue of one exception alone; `other` with weight UNKNOWN where no row knows it."""
     frames = "\n".join(frame[:_FRAME_CHARACTERS] for frame in raised.frames[-_FRAMES_LOOKED_AT:])
     best = Clue(Cause.OTHER, Weight.UNKNOWN)
     for said in raised.texts:
@@ -259,7 +259,7 @@ def clue_of(raised: reader.Raised) -> Clue:
 
 
 def _from_lines(read: _Log) -> list[_Candidate]:
-    """What single lines say after which nothing shows progress."""
+    """Clues of single lines after which nothing shows progress."""
     found = []
     for position, line in enumerate(read.lines):
         if line.index <= read.last_progress or len(line.text) < reader.TELLING_CHARACTERS:

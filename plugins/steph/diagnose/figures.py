@@ -61,7 +61,7 @@ _ROSE_BY = 1.5
 
 @dataclass(frozen=True)
 class Losses:
-    """What the printed steps say, in order; `bad` are the lines that show a loss or gradient that is no number."""
+    """Losses of the printed steps in order; `bad` are the lines that show a loss or gradient that is no number."""
 
     values: tuple[float, ...]
     bad: tuple[PrintedLine, ...]
@@ -292,7 +292,7 @@ _STEP_WORD, _LOSS_IS = re.compile(r"(?:iter|step|epoch|batch)\w*", re.I), re.com
 
 
 def line_clue(line: PrintedLine, following: tuple[PrintedLine, ...] = ()) -> Clue | None:
-    """What a single line says; None where it is a help text, a mild message or one that was dealt with."""
+    """The clue of a single line; None where it is a help text, a mild message or one that was dealt with."""
     text = line.text
     is_code = text.startswith(("    ", "\t", "│", "->", "--->")) and "exitcode" not in text and "OOMKilled" not in text
     if len(text) < TELLING_CHARACTERS or len(text) > 20_000 or is_code or _HELP.match(text):

@@ -123,7 +123,7 @@ def lines_of(log: str) -> tuple[PrintedLine, ...]:
 
 
 def lead_of(text: str) -> str:
-    """What a logger put before a message by itself (date, time, level, name), as far as that can be told; maybe ''."""
+    """The prefix that a logger put before a message (date, time, level, name), as far as that can be told; maybe ''."""
     match = _LEAD.match(text[:_PREFIX_CHARACTERS])
     return match[0] if match else ""
 
@@ -144,7 +144,7 @@ def _unpacked(log: str) -> str:
 
 
 def _cell_texts(notebook: dict[str, Any]) -> Iterator[str]:
-    """What each cell put out, in the order of the notebook: printed text, and errors as the notebook shows them."""
+    """The output of each cell, in the order of the notebook: printed text, and errors as the notebook shows them."""
     for output in (output for cell in notebook["cells"] for output in cell.get("outputs", ())):
         yield "".join(output.get("text", ()))
         if output.get("output_type") == "error":

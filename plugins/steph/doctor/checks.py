@@ -306,7 +306,7 @@ def check_packages(checkup: Checkup, needs: Needs) -> Iterator[Line]:
 
 
 def _version_troubles(checkup: Checkup, needs: Needs) -> Iterator[Line]:
-    """What versions alone tell."""
+    """Troubles that versions alone show."""
     python, torch = checkup.python, checkup.torch
     assert python is not None  # noqa: S101 - asked before
     missing = [name for name in REQUIRED if python.packages.get(name) is None]
@@ -334,7 +334,7 @@ def _version_troubles(checkup: Checkup, needs: Needs) -> Iterator[Line]:
 
 
 def _library_troubles(checkup: Checkup) -> Iterator[Line]:
-    """What importing them told; nothing where it was not tried, or where torch itself is the trouble."""
+    """Troubles that importing the packages showed; none where it was not tried, or torch itself is the trouble."""
     libraries = checkup.libraries
     if libraries is None:
         if _ended_early(checkup, "libraries"):

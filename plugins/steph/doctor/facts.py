@@ -115,7 +115,7 @@ class MemoryUser:
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """What NVML says. `device` is the GPU that a run would use, `count` how many GPUs and slices there are.
+    """Facts of NVML. `device` is the GPU that a run would use, `count` how many GPUs and slices there are.
 
     `visible` is CUDA_VISIBLE_DEVICES; `error` is NVML's own in one line.
     """
@@ -171,7 +171,7 @@ class Place:
 
 @dataclass(frozen=True)
 class HubFacts:
-    """What the Hub answered to the question who we are; `user` is None without a token."""
+    """The Hub's answer to the question who we are; `user` is None without a token."""
 
     endpoint: str
     is_offline: bool = False
@@ -183,7 +183,7 @@ class HubFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What H-1 would choose now, None where no candidate can be had."""
+    """The model that H-1 would choose now, None where no candidate can be had."""
 
     choice: ModelChoice | None
     rejected: tuple[RejectedCandidate, ...] = ()
@@ -261,7 +261,7 @@ class Checkup(Value):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs at least; None where no candidate's shape is known.
+    """The least that a run needs; None where no candidate's shape is known.
 
     `loaded_bytes`: GPU memory of the smallest candidate's weights and of a process that holds them.
     `weights_bytes`: the first candidate's weights in half precision, on disk and in the RAM of a loader that does not

@@ -100,7 +100,7 @@ def process_checks(returncode: int | None, output: str, *, on_gpu: bool = True) 
 
 
 def machine_checks(evidence: ProcessEvidence, stdout: str) -> tuple[Check, ...]:
-    """What the machine says of an attempt that ended well: ranks, cap and memory, each where it was asked for."""
+    """The machine's checks of an attempt that ended well: ranks, cap and memory, each where it was asked for."""
     checks: list[Check] = []
     if evidence.ranks > 1:
         lines, once = result_lines_in(stdout), RESULTS_PRINTED_ONCE.check(None, "none")
@@ -240,7 +240,7 @@ def _count_words(parameters: int, decimals: int = 2) -> str:
 
 
 def judge_model(evidence: ModelEvidence) -> tuple[Check, ...]:
-    """What H-1 stands on; a size that is not known is not within the range."""
+    """The checks of H-1; a size that is not known is not within the range."""
     model, count = evidence.model, evidence.model.parameters
     in_range = None if count is None else evidence.min_parameters <= count <= evidence.max_parameters
     size = "unknown" if count is None else "within" if in_range else "outside"

@@ -310,7 +310,7 @@ def _spans(choices: Sequence[str], text: str, start: int) -> list[tuple[int, int
 
 
 def _answer(row: TrainingRow, asked: _Asked, text: str, finder: _Finder) -> _Answer | None:
-    """What a row answers; None where that can't be told."""
+    """The verdict on a row's answer; None where that can't be told."""
     known = asked.known
     answer = row.answer if row.prompt else text[asked.end :]
     own = plain_label(answer)

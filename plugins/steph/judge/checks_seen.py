@@ -89,7 +89,7 @@ def template_check(facts: Sequence[Batch | Generation]) -> Check:
 
 
 def steering_check(calls: Sequence[Generation]) -> Check:
-    """What the program alone asked `generate` to force, forbid or punish."""
+    """The check of what the program alone asked `generate` to force, forbid or punish."""
     if not calls:
         return ANSWERS_FREE.check(None, "none")
     found: dict[str, float] = {}

@@ -67,7 +67,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answering:
-    """What was seen of an evaluation."""
+    """All that was seen of an evaluation."""
 
     evidence: EvalEvidence
     witness: Witness

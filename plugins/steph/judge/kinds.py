@@ -65,12 +65,12 @@ class CheckKind:
 
     @property
     def title(self) -> str:
-        """What holds where the check does, in the language in use."""
+        """The statement that the check tests, in the language in use."""
         return text(f"check.{self.id}.title")
 
     @property
     def reads(self) -> str:
-        """What it looks at."""
+        """The things that the check reads."""
         return text(f"check.{self.id}.reads")
 
     @property

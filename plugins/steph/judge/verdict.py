@@ -16,7 +16,7 @@ from steph.record.values import Attempt, Check, Record, StageResult
 
 
 class Overall(StrEnum):
-    """What the record as a whole may be called; only PASSED and DEGRADED stand on three fresh green stages."""
+    """The verdict of a record as a whole; only PASSED and DEGRADED stand on three fresh green stages."""
 
     PASSED = "passed"
     DEGRADED = "degraded"
@@ -136,7 +136,7 @@ def _is_red(result: StageResult) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage came to, before it is journalled.
+    """A stage's outcome before it is journalled.
 
     A verdict with its one sentence, the checks it stands on and the settings it gave up.
     """

@@ -119,7 +119,7 @@ class StateFact(ModelFact):
 
     @property
     def state(self) -> tuple[object, ...]:
-        """What tells one state of the adapter from another."""
+        """The values by which two states of the adapter differ."""
         return (self.adapters, self.layers, self.disabled, self.merged, self.scaling, self.sha256, self.merged_sha256)
 
 
@@ -181,7 +181,7 @@ class ModelSaved(Fact):
 
 
 class Sampler(_Seen):
-    """What chooses the order of a training's rows."""
+    """The sampler that chooses the order of a training's rows."""
 
     kind: str | None = Field(None, alias="class")
     replacement: bool | None = None
@@ -402,7 +402,7 @@ _Kind = TypeVar("_Kind", bound=Fact)
 
 @dataclass(frozen=True)
 class Process:
-    """What was seen in one process, in its order; `rank` is None where it had none."""
+    """The facts that were seen in one process, in their order; `rank` is None where it had none."""
 
     pid: int
     rank: int | None
@@ -415,7 +415,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Witness:
-    """What was seen in all processes of an attempt; `unread_lines` were torn or are no facts of this form."""
+    """The facts of all processes of an attempt; `unread_lines` were torn or are no facts of this form."""
 
     processes: tuple[Process, ...] = ()
     unread_lines: int = 0

@@ -186,7 +186,7 @@ def shape_of(choice: ModelChoice) -> ModelShape:
 
 
 def calibration_or_default(record: Record) -> Calibration:
-    """What the record's measurements correct, the defaults where its model's shape can't be read any more."""
+    """The calibration by a record's measurements; the defaults where its model's shape can't be read any more."""
     try:
         return calibration_of(record)
     except ShapeError:
@@ -194,7 +194,7 @@ def calibration_or_default(record: Record) -> Calibration:
 
 
 def calibration_of(record: Record) -> Calibration:
-    """What the record's own measurements correct; the defaults where it has none that can be used.
+    """The calibration by a record's own measurements; the defaults where it has none that can be used.
 
     Raises ShapeError where the record's model has no shape that can be read.
     """

@@ -30,7 +30,7 @@ SLACK_ERROR = 0.5  # share of the slack by which a setting's own may exceed it
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What no formula gives; sizes in bytes, shares as fractions. The defaults hold where nothing has been measured.
+    """Constants that no formula gives; sizes in bytes, shares as fractions. The defaults hold where none was measured.
 
     `workspace_bytes`: cuBLAS' workspaces (32 MiB on Hopper, for the forward's and the backward's thread) and small
     allocations, inside the allocator. `context_bytes`: driver, kernels and libraries, outside it. `relative_error`: of
@@ -165,7 +165,7 @@ def _sum_bytes(parts: Iterable[Term]) -> int:
 
 
 def moving_bytes(shape: ModelShape, work: Workload) -> int:
-    """What a step allocates and frees again at its highest, in bytes."""
+    """Peak of the memory that a step allocates and frees again, in bytes."""
     return _sum_bytes(_highest_moment(shape, work, BUILT_IN_CONSTANTS))
 
 
@@ -195,7 +195,7 @@ def _spanning(forecasts: Iterable[Forecast]) -> Forecast:
 
 
 def on_several_cards(found: Forecast, shape: ModelShape, cards: int, sharing: Sharing) -> Forecast:
-    """What one of several cards takes: an estimate.
+    """The forecast for one of several cards: an estimate.
 
     DDP: the whole, and a bucket for each trained gradient (torch.nn.parallel.DistributedDataParallel). FSDP and ZeRO-3:
     a share of what stays, and the two largest parts gathered while they are at work; activations are whole. Quantised
@@ -223,7 +223,7 @@ def on_several_cards(found: Forecast, shape: ModelShape, cards: int, sharing: Sh
 
 
 def floor_bytes(shape: ModelShape, work: Workload, *, trains_all: bool = False) -> int:
-    """What no run of this can do without: the weights, what is trained with its optimizer's state, and the context.
+    """Bytes that no run can do without: the weights, what is trained with its optimizer's state, and the context.
 
     Experts are counted as the base is, since not every program leaves them in 16 bits as transformers 5 does.
     `trains_all`: weights in 16 bits, the optimizer's state, and the largest gradient, since some programs free each

@@ -22,7 +22,7 @@ from steph.base.messages import Message, say
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What transformers' models of one `model_type` have in common, as far as parameters and memory go.
+    """The traits that transformers' models of one `model_type` share, as far as parameters and memory go.
 
     `is_measured`: training runs of this family were measured (benchmarks/memory.md). `qkv_bias`: q, k and v have
     biases. `head_norms`: norms on q and k. `layer_norms`: norms of one layer. `fuses`: q, k and v are one linear, and
@@ -340,13 +340,13 @@ FORMS = re.compile(
 
 
 def weights_by_name(name: str) -> Weights:
-    """What the end of a model's name says of its weights, as in `-bnb-4bit`, `-AWQ` or `-GPTQ-Int8`."""
+    """The kind of weights that the end of a model's name tells, as in `-bnb-4bit`, `-AWQ` or `-GPTQ-Int8`."""
     found = FORMS.search(name.casefold())
     return Weights(found[1], 8 if "8" in found[1] else 4) if found else Weights()
 
 
 def weights_by_config(config: object) -> Weights:
-    """What a config.json says of its weights."""
+    """The kind of weights that a config.json names."""
     values = config.get("quantization_config") if isinstance(config, Mapping) else None
     if not isinstance(values, Mapping):
         return Weights()

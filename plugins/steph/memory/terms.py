@@ -28,7 +28,7 @@ ASSUMED_TRAINER = TrainerName.FULL  # of a pipeline that does not say
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """What one kind of training program keeps in memory.
+    """The memory use of one kind of training program.
 
     `slack_share`: what the allocator reserves beyond what is allocated, as a share of it, median of the `marked_points`
     points that are marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18.
@@ -93,7 +93,7 @@ class AdapterCount:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What one training step does, as far as memory goes.
+    """The work of one training step, as far as memory goes.
 
     `trainer`: a name in `TRAINERS`. `batch_size` is the rows of one micro-batch, `width` their tokens,
     `gradient_accumulation_steps` the micro-batches of an optimizer step, of which `fused_micro_batches` go through the

@@ -121,7 +121,7 @@ class StageEnded(Value):
 
 
 class ChecksAdded(Value):
-    """What was found of a stage beside the checks that its verdict stands on, also after its end."""
+    """Further checks of a stage, on which its verdict does not stand; also after its end."""
 
     event: Literal["checks_added"] = "checks_added"
     at: str
@@ -179,7 +179,7 @@ def fold(events: Iterable[Event], *, live: bool = False) -> Record:
 
 
 def newer_version(version: int) -> Message:
-    """What is said of a record that this steph is too old for."""
+    """The message about a record that this steph is too old for."""
     return say("record.newer", version=version, known=RECORD_VERSION)
 
 

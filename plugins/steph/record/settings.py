@@ -49,7 +49,7 @@ Launcher = Literal["none", "torchrun", "accelerate"]
 
 
 class TrainSettings(Value):
-    """What one training attempt asks for; `batch_size` is per process, `max_seq_length` in tokens."""
+    """The settings of one training attempt; `batch_size` is per process, `max_seq_length` in tokens."""
 
     num_epochs: Annotated[int, Bounds(ge=1, le=10)] = 1
     """Epochs; `--num-epochs` in the preset `lawqa`, and likewise below."""
@@ -135,7 +135,7 @@ def steps_in(epochs: float, rows: int, settings: TrainSettings) -> int:
 
 
 class EvalSettings(Value):
-    """What one evaluation attempt asks for."""
+    """The settings of one evaluation attempt."""
 
     samples: Annotated[int, Bounds(ge=1, le=MAX_SAMPLES)] = 3
     """`--samples`: how many questions, the first of the data set."""
@@ -256,7 +256,7 @@ class GitState(Value):
 
 
 class Context(Value):
-    """What one record was made under; a rerun joins a record only where all of this agrees."""
+    """The circumstances of one record; a rerun joins a record only where all of this agrees."""
 
     kind: RecordKind
     profile: str

@@ -72,7 +72,7 @@ class Diagnosis(Value):
 
 
 class Probe(Value):
-    """What one process that loaded torch wrote at its exit."""
+    """The facts that one process with torch wrote at its exit."""
 
     pid: int
     rank: int | None = None
@@ -194,7 +194,7 @@ class Artifact(Value):
 
 
 class TrainOutcome(Value):
-    """What a training attempt left behind, read from its files and lines."""
+    """The figures of a training attempt, read from its files and lines."""
 
     output_dir: str
     steps_done: int | None = None
@@ -227,7 +227,7 @@ class AnswerComparison(Value):
 
 
 class EvalOutcome(Value):
-    """What an evaluation attempt printed and wrote."""
+    """The figures that an evaluation attempt printed and wrote."""
 
     output_path: str
     total: int | None = None

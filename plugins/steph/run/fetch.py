@@ -156,7 +156,7 @@ def _response_of(error: BaseException) -> Any:  # noqa: ANN401 - of httpx
 
 
 def _by_client(error: BaseException) -> _Row | None:
-    """What the class of the client's error means, or else the status of an answer."""
+    """The row of the client's error by its class, or else by the status of an answer."""
     kinds, status = {cls.__name__ for cls in type(error).__mro__}, getattr(_response_of(error), "status_code", None)
     for kind, row in _BY_CLASS.items():
         if kind in kinds:

@@ -161,7 +161,7 @@ def write_subset(root: Path, relative: str, rows: int, target: Path) -> None:
 
 
 def file_clock_unix(paths: Iterable[Path]) -> float:
-    """What time it is by the clock that stamps files written at these paths, the earliest of several.
+    """The time by the clock that stamps files written at these paths, the earliest of several.
 
     A drive of the Windows host or a file server has a clock of its own. Where no file can be made there: our clock.
     """

@@ -199,7 +199,7 @@ _BAR = re.compile(
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """What to run: `argv` in `cwd`; logs and probes go to `folder`, which holds no earlier child's.
+    """One child process to start: `argv` in `cwd`; logs and probes go to `folder`, which holds no earlier child's.
 
     `env` is laid over our own environment, None takes a variable away. After `limit_seconds` the whole tree gets
     SIGTERM and `grace_seconds` later SIGKILL. `device_uuids` name the GPUs to sample; up to `memory_wait_seconds` are
@@ -310,7 +310,7 @@ def run_child(spec: ChildSpec, *, on_poll: Callable[[Progress], None] | None = N
 
 
 def _outcome(spec: ChildSpec, tree: ProcessTree, memory: MemoryWatch, ended_by: EndedBy) -> ChildOutcome:
-    """What the supervisor wrote of the child's end; where it was killed itself, what was seen from here."""
+    """The child's end as its supervisor wrote it; where that was killed itself, as it was seen from here."""
     ended_monotonic = time.monotonic()
     seconds = ended_monotonic - tree.started
     found = output.read_exit(spec.folder)

@@ -124,7 +124,7 @@ def figures_of(record: Record) -> dict[str, float | None]:
 
 
 def _circumstances(record: Record) -> dict[str, str]:
-    """What the figures depend on."""
+    """The circumstances that the figures depend on."""
     context, choice, h2 = record.context, record.model, record.stages.get(StageId.H2)
     card = context.environment.device
     last = h2.last_attempt if h2 and h2.verdict.is_green else None
@@ -275,7 +275,7 @@ class Machine:
 
     @property
     def ran(self) -> tuple[str | None, ...]:
-        """What was run, and on which kind of card: machines with the same are comparable."""
+        """The work and the kind of card: machines with the same are comparable."""
         card, model = self.record.context.environment.device, self.record.model
         h2 = self.record.stages.get(StageId.H2)
         label = str(h2.last_attempt.label) if h2 and h2.last_attempt else None

@@ -37,7 +37,7 @@ class Explanation(Value):
 
 
 class StageFigures(Value):
-    """What the attempt that counts measured, each None where it was not; `attempts` counts all of the stage."""
+    """The figures of the attempt that counts, each None where it was not; `attempts` counts all of the stage."""
 
     attempts: int = 0
     peak_device_bytes: int | None = None  # of the fullest card, of all processes, by NVML
@@ -85,7 +85,7 @@ class Paths(Value):
 
 
 class Summary(Value):
-    """What one record came to; every key is always there."""
+    """The summary of one record; every key is always there."""
 
     schema_version: int = Field(default=SUMMARY_VERSION, serialization_alias="schema")
     record: str

@@ -49,7 +49,7 @@ class CardOutlook:
     likely: PredictedPeak | None = None
 
     def headroom_bytes(self, prediction: PredictedPeak) -> int:
-        """What is left at the predicted peak; below zero where it is more than the card."""
+        """Bytes left at the predicted peak; below zero where it is more than the card."""
         return self.usable_bytes - prediction.peak_bytes
 
 
@@ -141,7 +141,7 @@ def _work(target: TrainSettings, trainer: TrainerName, record: Record) -> Worklo
 
 
 def target_card_bytes(target: ProductionTarget) -> int:
-    """What a training process may take of the rented card, as the profile or the table of cards says.
+    """Bytes that a training process may take of the rented card, as the profile or the table of cards says.
 
     Raises ValueError for a card that is in neither.
     """

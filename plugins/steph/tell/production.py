@@ -198,7 +198,7 @@ def production_time(record: Record, target: TrainSettings) -> ProductionTime | N
 
 
 def price_of(target: ProductionTarget) -> float | None:
-    """What an hour of the rented card costs; None where nobody said, or what was said is no price."""
+    """The price of an hour of the rented card; None where nobody said, or what was said is no price."""
     price = target.price_per_hour
     return price if price is not None and 0 <= price < MOST_PRICE else None
 

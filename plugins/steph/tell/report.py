@@ -101,7 +101,7 @@ def _section(name: str, values: Mapping[str, object]) -> str:
 
 
 def _or_trouble(compute: Callable[[], object]) -> object:
-    """What this computes, else a value that tells why not wherever a template uses it."""
+    """The computed value, else one that tells why not wherever a template uses it."""
     try:
         return compute()
     except Exception as error:
@@ -109,7 +109,7 @@ def _or_trouble(compute: Callable[[], object]) -> object:
 
 
 def not_computed(error: Exception) -> Markdown:
-    """What stands in a part's place where it could not be computed."""
+    """The line in the place of a part that could not be computed."""
     name = "" if type(error).__name__ == "UndefinedError" else f"{type(error).__name__}: "
     return said("report.not_computed", error=f"{name}{error}")
 
@@ -140,7 +140,7 @@ class _Guarded:
 
 
 def _safely(function: Callable[..., object], *arguments: object) -> object:
-    """What the function gives to a template that goes through it, or one line that says why it can't be computed."""
+    """The function's values for a template, or one line that says why they can't be computed."""
     try:
         return function(*arguments)
     except Exception as error:

@@ -63,7 +63,7 @@ def hook_loftq(module: ModuleType) -> None:
 
 
 def hook_tuners(module: ModuleType) -> None:
-    """What changes adapter layers."""
+    """Hook the methods that change adapter layers."""
     splice.around(module.BaseTuner.inject_adapter, before=_injecting, after=_injected)
     splice.first(module.BaseTunerLayer.enable_adapters, _switched)
     splice.around(module.BaseTuner.merge_adapter, before=_merging, after=_merged)
@@ -185,7 +185,7 @@ def _merged(token: tuple[Any, list[float]], result: object) -> None:
 
 
 def _scaling_to_merge(given: dict[str, Any], state: dict[str, Any]) -> list[float]:
-    """What the active adapters are merged with; nothing where others are chosen, or layers are merged already."""
+    """The scalings to merge the active adapters with; none where others are chosen, or layers are merged already."""
     chosen = given.get("adapter_names")
     is_other = chosen is not None and set(chosen) != set(state["adapters"])
     return [] if is_other or state["merged"] else state["scaling"]

@@ -35,7 +35,7 @@ def taken(
     is_packed: bool = False,
     known: frozenset[str] | None = None,
 ) -> dict[str, Any] | None:
-    """What is needed of a batch, copied to the CPU or on its way there; None where nothing can be read now.
+    """The needed parts of a batch, copied to the CPU or on their way there; None where nothing can be read now.
 
     `is_first`: of the training; `step`: how many steps it has done; `is_packed`: whether it says that rows hold several
     texts; `known`: the hashes of the data set's rows.

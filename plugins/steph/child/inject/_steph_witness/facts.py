@@ -139,7 +139,7 @@ def hook_seconds() -> float:
 
 
 def kept() -> dict[int, Any] | None:
-    """What is kept until this thread's outermost hook returns, in which no code of the program's runs; None outside."""
+    """A store until this thread's outermost hook returns, in which no code of the program's runs; None outside."""
     if not getattr(_inside, "hook", False):
         return None
     found: dict[int, Any] | None = getattr(_inside, "kept", None)

@@ -119,7 +119,7 @@ def _eos_ids(model: Any, config: Any, kwargs: dict[str, Any]) -> set[int]:
 
 
 def _options(model: Any, config: Any, kwargs: dict[str, Any], width: int) -> dict[str, Any]:
-    """What decides how it answers: the call's own words, then its configuration, then the model's."""
+    """The options of an answer: the call's own, else its configuration's, else the model's."""
 
     def value(name: str) -> Any:
         if name in kwargs:
@@ -141,13 +141,13 @@ def _options(model: Any, config: Any, kwargs: dict[str, Any], width: int) -> dic
 
 @facts.guarded("options")
 def as_loaded(model: Any) -> None:
-    """What a model's own configuration asks for is the model's; what comes later is the program's."""
+    """Remember what the model's own configuration steers; options that come later are the program's."""
     own = getattr(model, "generation_config", None)
     _own_steering[models.base_of(model)] = {name: _number_of(getattr(own, name, None)) for name in _STEERING}
 
 
 def _steering(model: Any, config: Any, given: dict[str, Any]) -> dict[str, float]:
-    """What steers the answers and was not in the model's own configuration: a number, or how many of its kind."""
+    """The options that steer answers and were not in the model's own configuration: a number, or how many there are."""
     own = getattr(model, "generation_config", None)
     known = _own_steering.get(models.base_of(model), {})
     found: dict[str, float] = {}

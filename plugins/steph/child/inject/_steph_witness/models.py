@@ -216,7 +216,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def modules_of(model: Any) -> list[tuple[str, Any]]:
-    """What `named_modules` gives, walked once in a hook, without its many generators, one inside the other."""
+    """The modules by name, as `named_modules` gives them; walked once in a hook, without its nested generators."""
     kept = facts.kept()
     if kept is None:
         return _walked(model)
@@ -386,7 +386,7 @@ def active_adapters(layer: Any) -> list[str]:
 
 
 def held(layer: Any, kind: str) -> Any:
-    """What a layer holds of one kind, by its adapters; asked of its own modules, as a module takes long to answer."""
+    """A layer's modules of one kind by adapter; asked of its own modules, as a module takes long to answer."""
     found = layer._modules.get(kind)
     return getattr(layer, kind, ()) if found is None else found
 

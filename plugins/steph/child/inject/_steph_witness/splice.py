@@ -27,7 +27,7 @@ class CannotSpliceError(Exception):
 
 
 class _Around:
-    """What a spliced function calls; each call's `before` result is given to its `after` or `failed`."""
+    """The functions that a spliced function calls; each call's `before` result is given to its `after` or `failed`."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ def _spliced(
 
 
 def _block(lines: list[str]) -> ast.Module:
-    """What stands from the first line to the end of its block; `inspect` would take every token apart for it."""
+    """The block that begins at the first line; `inspect` would take every token apart for it."""
     depth = len(lines[0]) - len(lines[0].lstrip())
     # not dedented: columns and texts over several lines must stay what they are
     opened = "if 1:\n" if depth else ""

@@ -89,7 +89,7 @@ def _made(given: object) -> None:
 
 
 def hook_trainer(module: ModuleType) -> None:
-    """What the library's own step of a micro-batch gives, whatever a program makes of it afterwards."""
+    """Hook the library's own step of a micro-batch: its loss, whatever a program makes of it afterwards."""
     from . import splice
 
     splice.around(module.Trainer.training_step, before=_given, after=_gave)
@@ -226,7 +226,7 @@ def _model_at(training: _Training, model: Any) -> dict[str, Any]:
 
 
 def _asked(args: Any, state: Any) -> dict[str, Any]:
-    """What the Trainer was told, or decided on its way."""
+    """The settings that the Trainer was given, or decided by itself."""
     cards = max(1, int(getattr(args, "n_gpu", 1) or 1))
     batch = getattr(state, "train_batch_size", None)
     schedule = getattr(args, "lr_scheduler_type", None)
@@ -272,7 +272,7 @@ def _name(value: object) -> str | None:
 
 
 def _sampler(loader: Any) -> dict[str, Any] | None:
-    """What chooses the rows' order, and whether it may choose a row again before the others had their turn."""
+    """The rows' sampler, and whether it may choose a row again before the others had their turn."""
     for holder in (getattr(loader, "batch_sampler", None), loader):
         while holder is not None and hasattr(holder, "batch_sampler") and holder is not loader:
             holder = holder.batch_sampler  # one that shares batches among processes
@@ -387,7 +387,7 @@ def _told(training: _Training) -> dict[str, Any]:
 
 
 def _became(training: _Training, model: Any) -> dict[str, Any]:
-    """What became of the weights, and what code of the program's own was in the model."""
+    """How the weights changed, and what code of the program's own was in the model."""
     own = patches.described(model)
     return {
         **weights.changes_since(training.start, model), "matrices": weights.adapter_numbers(model),
