@@ -419,6 +419,7 @@ def test_a_refusal_is_told_in_the_librarys_words() -> None:
     assert "what it expects: it requires the strategies to match" in told(log)
     assert "pip install -U" not in told(log)
     assert "pip install -U transformers" in told(log.replace("    raise ValueError(\n", "    x = y[0]\n"))
+    assert "pip install -U transformers" in told(log.partition("ValueError: ")[0] + "NotImplementedError")
 
 
 def test_no_library_is_blamed_for_an_error_of_the_system() -> None:

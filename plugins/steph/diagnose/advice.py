@@ -252,9 +252,9 @@ def advice_of_unknown(chain: Chain, cause: Cause) -> tuple[Message, ...]:
         innermost = max((at for at, line in enumerate(last.frames) if 'File "' in line), default=len(last.frames))
         is_deliberate = any(line.strip().startswith("raise ") for line in last.frames[innermost + 1 :])
         said = redact("\n".join(last.message)[:_HINT_CHARACTERS].strip())
-        if not is_deliberate:
+        if not is_deliberate or (hint is None and not said):
             steps.append(say("diagnose.step.raised_in", package=package))
-        elif hint is None and said:  # the code looked for this, and says so in words of its own
+        elif hint is None:  # the code looked for this, and says so in words of its own
             steps.append(say("diagnose.step.refused", package=package, said=said))
     return tuple(steps)
 
