@@ -8,6 +8,7 @@ import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from string import Formatter
 
 import pytest
 from steph.base.messages import LANGUAGES, Language, catalog, placeholders
@@ -188,6 +189,14 @@ def test_every_cause_and_case_has_a_meaning_and_a_next_step(language: Language) 
         assert words.steps
         said = [sentence.text(language) for sentence in (words.meaning, *words.steps)]
         assert all(sentence.rstrip(")").endswith(end) for sentence in said), said
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_braces_of_code_in_words_are_doubled(language: Language) -> None:
+    """A dictionary such as {"": 0} would be taken for a placeholder, and lost."""
+    for name, words in catalog(language).items():
+        fields = [field for _, field, _, _ in Formatter().parse(words) if field is not None]
+        assert all(field.isidentifier() for field in fields), name
 
 
 @pytest.mark.parametrize("program", programs(), ids=lambda program: program.name)
