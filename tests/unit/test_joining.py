@@ -55,6 +55,11 @@ def cache(folder: Path, revision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (repository / "refs" / "main").write_text(revision, encoding="utf-8")
 
 
+def told(record: Record, setup: Setup) -> list[str]:
+    """The differences as an English reader is told them."""
+    return [one.text("en") for one in differences(record, setup)]
+
+
 def test_a_run_under_the_same_facts_differs_in_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same context, data and model, at the revision that the record names, join."""
     cache(tmp_path, THEN, monkeypatch)
@@ -69,9 +74,7 @@ def test_a_model_that_was_updated_since_is_named_with_both_revisions(
     """Another run fetched the model's new commit: the old adapter must not be judged on it."""
     cache(tmp_path, NOW, monkeypatch)
     record = with_model(factory.green_acceptance(), revision=THEN)
-    assert differences(record, setup_of(record)) == [
-        f"model was {factory.MODEL}@{THEN[:12]}, is {factory.MODEL}@{NOW[:12]}"
-    ]
+    assert told(record, setup_of(record)) == [f"model was {factory.MODEL}@{THEN[:12]}, is {factory.MODEL}@{NOW[:12]}"]
 
 
 def test_a_revision_that_can_not_be_seen_is_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,17 +103,17 @@ def test_every_fact_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     context = record.context.model_copy(update=changes)
     assert setup.dataset is not None
     dataset = setup.dataset.model_copy(update={"sha256": "e" * 64})
-    found = differences(record, replace(setup, context=context, dataset=dataset))
+    found = told(record, replace(setup, context=context, dataset=dataset))
     assert [line.partition(" was ")[0] for line in found] == [
         "profile content", "pipeline root", "pipeline python", "pipeline commit", "device", "vram cap",
         "dataset sha256", "model",
     ]  # fmt: skip
     assert found[-1].endswith("is some/other")
     twin = replace(setup, context=record.context.model_copy(update={"twin": True}))
-    assert differences(record, twin) == ["twin was no, is yes"]
+    assert told(record, twin) == ["twin was no, is yes"]
     described = replace(setup, context=record.context.model_copy(update={"trainer": "answer"}))
     plain = record.model_copy(update={"context": record.context.model_copy(update={"trainer": "undescribed"})})
-    assert "trainer was undescribed, is answer" in differences(plain, described)
+    assert "trainer was undescribed, is answer" in told(plain, described)
 
 
 def test_a_folder_given_through_a_link_is_the_folder_that_was_recorded(tmp_path: Path) -> None:

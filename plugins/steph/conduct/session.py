@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from steph.base.messages import say, verbatim
+from steph.base.messages import Message, say, verbatim
 from steph.base.terms import NEEDS, AnyStage, StageId
 from steph.base.units import gib
 from steph.conduct.preparation import Console, Setup
@@ -49,14 +49,14 @@ from steph.tell.report import parts, report_path, write_page, write_report
 SHA_CHARS = 12
 
 
-def differences(record: Record, setup: Setup) -> list[str]:
+def differences(record: Record, setup: Setup) -> list[Message]:
     """The differences between a record and the run that wants to join it, one phrase each."""
     chosen = record.stages[StageId.H1].model if StageId.H1 in record.stages else None
     dataset = next((data for data in record.data if data.role == "dataset"), None)
     then = _facts(record.context, dataset, _named(chosen.name, chosen.revision) if chosen else None)
     current = _facts(setup.context, setup.dataset, _present_model(chosen, setup) if chosen else None)
     return [
-        f"{name} was {before}, is {current[name]}"
+        say("join.different", fact=say(f"join.fact.{name}"), before=before, now=current[name])
         for name, before in then.items()
         if before is not None and current[name] not in (None, before)
     ]
@@ -70,20 +70,20 @@ def cached_revision(name: str) -> str | None:
         return None
 
 
-def _facts(context: Context, dataset: DataFile | None, model: str | None) -> dict[str, str | None]:
+def _facts(context: Context, dataset: DataFile | None, model: str | None) -> dict[str, Message | str | None]:
     """The facts that both must share, as a person is told them; None where one is not known, which agrees with all."""
     cap_bytes = context.vram_cap_bytes
     return {
-        "profile content": context.profile_sha256[:SHA_CHARS],
-        "pipeline root": context.pipeline_root,
-        "pipeline python": context.pipeline_python,
-        "pipeline commit": context.pipeline_git.commit or "none",
-        "device": ", ".join(device.uuid for device in context.environment.devices) or "none",
-        "vram cap": "none" if cap_bytes is None else gib(cap_bytes),
-        "twin": "yes" if context.twin else "no",
+        "profile": context.profile_sha256[:SHA_CHARS],
+        "pipeline_root": context.pipeline_root,
+        "pipeline_python": context.pipeline_python,
+        "pipeline_commit": context.pipeline_git.commit or say("join.none"),
+        "device": ", ".join(device.uuid for device in context.environment.devices) or say("join.none"),
+        "vram_cap": say("join.none") if cap_bytes is None else gib(cap_bytes),
+        "twin": say("join.yes" if context.twin else "join.no"),
         "trainer": context.trainer,
-        "description of training": context.described_sha256[:SHA_CHARS] if context.described_sha256 else None,
-        "dataset sha256": dataset.sha256[:SHA_CHARS] if dataset else None,
+        "described": context.described_sha256[:SHA_CHARS] if context.described_sha256 else None,
+        "dataset": dataset.sha256[:SHA_CHARS] if dataset else None,
         "model": None if context.twin else model,
     }
 
@@ -240,10 +240,7 @@ def open_journal(setup: Setup, stages: Sequence[AnyStage], runs: Path) -> Journa
         if not different:
             return Journal(folder)
         if any(needed not in stages for stage in stages for needed in NEEDS[stage]):
-            raise JoinError(
-                f"{', '.join(stages)} can't join record {record.id}: {'; '.join(different)}. "
-                "Run all stages for a new record."
-            )
+            raise JoinError(say("join.refused", stages=stages, record=record.id, different=different))
     record_id = new_record_id()
     journal = Journal(runs / record_id)
     journal.append(opened_event(record_id, setup.context))
