@@ -122,6 +122,14 @@ def test_a_script_with_a_command_line_is_called_by_its_own_options(tmp_path: Pat
     }  # fmt: skip
 
 
+def test_a_base_model_may_be_called_base(tmp_path: Path) -> None:
+    """A script's `--base` gets the model, in training and evaluation: else both would use its own default."""
+    renamed = TRAIN.replace("--base-model", "--base"), EVALUATE.replace('"--model"', '"--base"')
+    found = drafted(folder(tmp_path, finetune_py=renamed[0], evaluate_py=renamed[1]))
+    for section in ("train", "evaluate"):
+        assert found[section]["command"][2:4] == ["--base", "{model}"]  # type: ignore[index]
+
+
 def test_trl_and_lm_eval_are_presets(tmp_path: Path) -> None:
     """`trl` among the requirements and no training script; a task of lm_eval's with its folder."""
     (tmp_path / "tasks").mkdir()
