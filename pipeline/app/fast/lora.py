@@ -18,6 +18,7 @@ from torch.nn.functional import linear, silu
 from app.fast.card_kernels import card_kernels
 
 ADAPTER = "default"
+_FAR_OUT = 50.0  # families that bound an MLP's gates do it at 7 or 10
 
 
 def shorten_lora(model: torch.nn.Module) -> "list[LayerGroup]":
@@ -34,7 +35,7 @@ def shorten_lora(model: torch.nn.Module) -> "list[LayerGroup]":
             _replace_class(module, _ShortLinear)
             module.__dict__["_alone"] = LayerGroup([module])
     groups: list[LayerGroup] = []
-    known: dict[type, bool] = {}
+    known: dict[Any, bool] = {}
     for module in model.modules():
         projections: list[Any] = [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
         if all(isinstance(projection, _ShortLinear) for projection in projections):
@@ -46,9 +47,10 @@ def shorten_lora(model: torch.nn.Module) -> "list[LayerGroup]":
             continue
         both, down = LayerGroup([module.gate_proj, module.up_proj]), LayerGroup([module.down_proj])
         module.__dict__["_both"], module.__dict__["_down"] = both, down
-        if type(module) not in known:
-            known[type(module)] = _is_gated(module)
-        if known[type(module)]:
+        kind = type(module), _settings(module)
+        if kind not in known:
+            known[kind] = _is_gated(module)
+        if known[kind]:
             groups += [both, down]
             if not isinstance(module, _ShortGatedMlp):
                 _replace_class(module, _ShortGatedMlp)
@@ -237,13 +239,26 @@ def _is_silu(module: Any) -> bool:  # noqa: ANN401 - a family's own class
         return bool(torch.allclose(module.act_fn(numbers.clone()), silu(numbers), rtol=1e-4, atol=1e-5))
 
 
+def _settings(module: torch.nn.Module) -> frozenset[tuple[str, Any]]:
+    """Its numbers and switches: some families bound the MLPs of a few layers only."""
+    kept = {
+        name: value for name, value in vars(module).items() if value is None or isinstance(value, (bool, int, float))
+    }
+    return frozenset(kept.items())
+
+
 def _is_gated(module: Any) -> bool:  # noqa: ANN401 - a family's own class
-    """Whether the class does what it looks like: both ways give the same for some numbers."""
+    """Whether the class does what it looks like: both ways give the same, also where gates are beyond any bound."""
     base, width = _base_of(module.down_proj), _base_of(module.gate_proj).in_features
     inputs = torch.linspace(-2, 2, 2 * width, device=base.weight.device).view(1, 2, width).to(_compute_dtype(base))
     with torch.no_grad():
-        expected, found = module.forward(inputs), _ShortGatedMlp.forward(module, inputs)
-    return bool(torch.allclose(found.float(), expected.float(), rtol=0.05, atol=0.02 * float(expected.abs().max())))
+        largest = float(module.gate_proj(inputs).abs().max())
+        return all(_is_same(module, inputs * factor) for factor in (1, _FAR_OUT / max(largest, 1e-6)))
+
+
+def _is_same(module: Any, inputs: torch.Tensor) -> bool:  # noqa: ANN401 - a family's own class
+    expected, found = module.forward(inputs).float(), _ShortGatedMlp.forward(module, inputs).float()
+    return bool(torch.allclose(found, expected, rtol=0.05, atol=0.02 * float(expected.abs().max())))
 
 
 def _compute_dtype(base: Any) -> torch.dtype:  # noqa: ANN401 - a linear layer

@@ -313,6 +313,31 @@ def test_an_activation_is_known_by_what_it_does_far_out(load: Load) -> None:
     assert {type(layer.mlp) for layer in model.get_base_model().model.layers} == {mlp}
 
 
+def test_an_mlp_that_bounds_its_gates_keeps_its_way(load: Load) -> None:
+    """Small inputs never reach the bound, and some families have one in a few layers only."""
+    import torch
+    from app.fast.lora import shorten_lora
+
+    usual_class: Any = type(load().get_base_model().model.layers[0].mlp)
+
+    class Bounded(usual_class):  # type: ignore[misc]
+        limit: float | None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+            if self.limit is not None:
+                gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+            return self.down_proj(self.act_fn(gate) * up)
+
+    model = load()
+    first, second = (layer.mlp for layer in model.get_base_model().model.layers)
+    for mlp, limit in ((first, None), (second, 10.0)):
+        mlp.__class__, mlp.limit = Bounded, limit
+    shorten_lora(model)
+    assert type(first) is not Bounded
+    assert type(second) is Bounded
+
+
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
 def test_biases_that_are_trained_get_their_gradients(load: Load, bias: str) -> None:
     """LoRA can train the base's biases beside its own weights: every gradient of PEFT's is there."""
