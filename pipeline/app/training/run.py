@@ -99,7 +99,7 @@ def _lora_model(settings: TrainingSettings, dtype: torch.dtype) -> PeftModel:
             lora_alpha=settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
             target_modules=_target_modules(base, settings.target_modules),
-            bias=settings.lora_bias,
+            bias="lora_only" if settings.lora_bias == "lora" else settings.lora_bias,  # PEFT's word for it
             task_type="CAUSAL_LM",
         ),
     )

@@ -67,6 +67,18 @@ def test_loss_on_output_only_changes_the_loss(train: TrainRun) -> None:
     assert abs(output_only["losses"][0] - everything["losses"][0]) > 0.1
 
 
+@pytest.mark.parametrize(("asked", "of"), [("none", ()), ("lora", ("q",)), ("all", ("q", "k", "v"))])
+def test_lora_bias_trains_the_biases_it_names(train: TrainRun, tmp_path: Path, asked: str, of: tuple[str, ...]) -> None:
+    """Those of the layers with an adapter, or all that the model has; each choice of the flag trains."""
+    from safetensors import safe_open
+
+    code, _ = train("--max-steps-override", 1, "--target-modules", "q_proj,down_proj", "--lora-bias", asked)
+    assert code == 0
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as adapter:
+        biased = {name.split("_proj")[0][-1] for name in adapter.keys() if name.endswith("bias")}  # noqa: SIM118
+    assert biased == set(of)
+
+
 def test_recompute_is_as_asked(train: TrainRun) -> None:
     """Gradient checkpointing on gives the same first loss and says that it was asked for."""
     flags = ("--max-steps-override", 1, "--lora-dropout", 0)
