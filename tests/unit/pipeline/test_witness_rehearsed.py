@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 from planted_reference import EVALUATIONS, TRAININGS, Planted, copy_of
 from steph.judge.kinds import FAIL
+from steph.judge.verdict import Overall, overall
 from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
 from suite_runs import CLONE, PAGE, clean_environment
 
-NEEDS_A_SOUND_ONE_BESIDE = {"an old adapter goes on, frozen"}
-VARIANTS = [one for one in (*EVALUATIONS, *TRAININGS) if one.what not in NEEDS_A_SOUND_ONE_BESIDE]
+# the one needs a sound training before it, the other a second epoch, and a rehearsal ends within the first
+UNSEEN_IN_A_REHEARSAL = {"an old adapter goes on, frozen", "rows in the same order in each epoch"}
+VARIANTS = [one for one in (*EVALUATIONS, *TRAININGS) if one.what not in UNSEEN_IN_A_REHEARSAL]
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("STEPH_TEST_PLANTED"), reason="a rehearsal each: set STEPH_TEST_PLANTED, or make test-planted"
@@ -45,10 +47,12 @@ def rehearse(root: Path, folder: Path, environment: Mapping[str, str]) -> tuple[
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.what)
 def test_a_planted_defect_is_not_green_in_a_rehearsal(variant: Planted, tmp_path: Path, cache: Path) -> None:
-    """What the witness saw is a finding of the record, and one of severity `fail` makes the rehearsal red."""
+    """What the witness saw is a finding of the record, and with one of severity `fail` the rehearsal is red."""
     root = copy_of(variant, tmp_path / "pipeline", whole=True)
     status, record = rehearse(root, tmp_path, {"STEPH_CACHE": str(cache)})
     checks = [c for stage in record.stages.values() for attempt in stage.attempts for c in attempt.checks]
     broken = [check for check in checks if check.holds is False]
     assert {check.id for check in broken} & variant.broken
-    assert status == (1 if any(check.severity == FAIL for check in broken) else 0)
+    is_green = overall(record) is Overall.PASSED
+    assert status == (0 if is_green else 1)
+    assert not (is_green and any(check.severity == FAIL for check in broken))
