@@ -72,8 +72,8 @@ def _turns_halves(usual: Any, device: torch.device, kernels: Any) -> bool:  # no
 def attend_without_masks(model: PreTrainedModel, longest_row: int) -> bool:
     """Leave attention masks out: rows padded on the right need none, and kernels without one are twice as fast.
 
-    An attention of a name that has no function for masks gets none. False, and nothing changes, where attention is
-    another one than sdpa, where a window is narrower than the longest row, or where a mask says anything else.
+    Without gradients they stay: who generates pads on the left. False, and nothing changes, where attention is another
+    one than sdpa, where a window is narrower than the longest row, or where a mask says anything else.
     """
     config, text = model.config, model.config.get_text_config()  # models of images too keep the text's inside
     window = getattr(text, "sliding_window", None)
@@ -82,8 +82,13 @@ def attend_without_masks(model: PreTrainedModel, longest_row: int) -> bool:
     if config._attn_implementation != "sdpa" or (is_narrow and (window is None or window < longest_row)):
         return False
     AttentionInterface.register(CAUSAL_ONLY, sdpa_attention_forward)
+    AttentionMaskInterface.register(CAUSAL_ONLY, _mask_without_gradients)
     model.set_attn_implementation(CAUSAL_ONLY if _masks_say_nothing_else(model) else "sdpa")
     return bool(config._attn_implementation == CAUSAL_ONLY)
+
+
+def _mask_without_gradients(*inputs: Any, **named: Any) -> Any:  # noqa: ANN401 - as the library's
+    return None if torch.is_grad_enabled() else sdpa_mask(*inputs, **named)
 
 
 def _masks_say_nothing_else(model: PreTrainedModel) -> bool:

@@ -435,6 +435,27 @@ def test_a_window_narrower_than_a_row_keeps_its_mask(window: int | None, longest
     assert (model.config._attn_implementation == "sdpa") is not without
 
 
+def test_a_trained_model_answers_as_before(load: Load) -> None:
+    """Training goes without masks; rows that are padded on the left and tokens behind a cache still need them."""
+    import torch
+    from app.fast.model import attend_without_masks
+
+    model = load().eval()
+    ids, mask = torch.arange(3, 63).view(2, 30), torch.ones(2, 30, dtype=torch.long)
+    mask[1, :9] = 0
+
+    def answers() -> list[torch.Tensor]:
+        with torch.no_grad():
+            start = model(input_ids=ids[:, :20], use_cache=True)
+            more = model(input_ids=ids[:, 20:], past_key_values=start.past_key_values, use_cache=True)
+            return [model(input_ids=ids, attention_mask=mask).logits[mask.bool()], more.logits]
+
+    expected = answers()
+    assert attend_without_masks(model.get_base_model(), 40)
+    for found, before in zip(answers(), expected, strict=True):
+        assert distance(found, before) <= 1e-5
+
+
 def test_a_window_inside_a_model_of_images_is_seen() -> None:
     """Gemma 3's configuration keeps the text's one level down, its window too."""
     from app.fast.model import attend_without_masks
