@@ -25,8 +25,9 @@ def test_h1_model_is_reachable(steph: StageRunner) -> None:
 def test_h2_lora_training_completes(steph: StageRunner) -> None:
     """H-2: 4-bit LoRA training completes, on a lower rung after an OOM, and leaves weights, log and checkpoint."""
     h2 = steph.run()
-    assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state"} <= h2.unbroken | h2.not_applicable
-    assert {"adapter_finite", "adapter_trained", "loss_finite", "steps_complete"} <= h2.unbroken
+    applicable = h2.unbroken | h2.not_applicable  # a description or an initialisation may rule some out
+    assert {"adapter_weights", "adapter_config", "checkpoint_trainer_state", "adapter_trained"} <= applicable
+    assert {"adapter_finite", "loss_finite", "steps_complete"} <= h2.unbroken
     assert {"training_seen", "steps_seen", "tokens_supervised", "model_loaded", "adapter_moved"} <= h2.unbroken
 
 

@@ -86,14 +86,12 @@ def test_matrices_that_can_not_be_read_are_unmeasured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("init", "holds"), [(True, True), ("gaussian", True), ("pissa", None), (False, None)])
-def test_a_start_that_is_not_zero_leaves_a_moved_matrix_unmeasured(
-    init: object, holds: bool | None, tmp_path: Path
-) -> None:
-    """PiSSA and its like draw B from the model's weights: that it is not zero says nothing, and is a warning."""
+def test_a_start_that_is_not_zero_rules_the_check_out(init: object, holds: bool | None, tmp_path: Path) -> None:
+    """PiSSA and its like draw B from the model's weights: that it is not zero says nothing, and is no fault."""
     (tmp_path / ADAPTER_CONFIG_NAME).write_text(json.dumps({"init_lora_weights": init}), encoding="utf-8")
     check = trained(tmp_path, {LAYER.format(0): 1.0})
     assert check.holds is holds
-    assert holds or check.severity is Severity.WARN
+    assert check.applies is bool(holds)
     assert trained(tmp_path, {LAYER.format(0): 0.0}).holds is False
 
 

@@ -263,7 +263,7 @@ def _trained_check(scans: tuple[Scan, ...], *, begins_at_zero: bool) -> Check:
     for s in matrices:
         still += [t.name for t in pairs.get(s.tensor.name, {"": s.tensor}).values() if t.name in zero][:1]
     if not begins_at_zero and not still:
-        return ADAPTER_TRAINED.check(None, "nonzero_start", severity=WARN)
+        return ADAPTER_TRAINED.not_applicable(say("adapter.nonzero_start"))
     moved = len(matrices) - len(still)
     return ADAPTER_TRAINED.check(
         not still,

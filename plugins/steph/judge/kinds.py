@@ -99,7 +99,7 @@ class CheckKind:
         return Check(id=self.id, severity=hardness, holds=holds, message=message, trap=self.trap)
 
     def not_applicable(self, reason: Message) -> Check:
-        """This row's check where the description rules it out; never green, never red."""
+        """This row's check where the description or the training rules it out; never green, never red."""
         if self.core:
             raise ValueError(f"{self.id} is a core check, which no description rules out")
         message = say("check.not_applicable", reason=reason)

@@ -381,7 +381,7 @@ class StageResult(Value):
 
     @property
     def not_applicable(self) -> frozenset[str]:
-        """Ids of the checks that the description rules out; never a core check's."""
+        """Ids of the checks that the description or the training rules out; never a core check's."""
         return frozenset(check.id for check in self.checks if not check.applies)
 
     @property
