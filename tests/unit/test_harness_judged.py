@@ -320,6 +320,20 @@ def test_answers_that_no_filter_found_are_unread(planted: Planted) -> None:
     assert (checks["answers_parsed"].holds, checks["answers_parsed"].severity) == (False, Severity.WARN)
 
 
+def test_metrics_of_a_whole_corpus_rule_the_comparison_out(planted: Planted) -> None:
+    """A perplexity or a corpus' F1 is no mean of the rows: that is no fault, and no stage is red by it."""
+
+    def of_the_corpus(raw: dict[str, Any]) -> None:
+        for config in raw["configs"].values():
+            for metric in config["metric_list"]:
+                metric["aggregation"] = "f1"
+
+    planted.change_results(of_the_corpus)
+    _, checks = planted.judged()
+    assert (checks["json_consistent"].holds, checks["json_consistent"].applies) == (None, False)
+    assert "sums_mc" in str(checks["json_consistent"].message)
+
+
 def keep_several_dates(planted: Planted) -> None:
     """Results of an earlier evaluation lie beside these."""
     for path in list(planted.root.glob("out/**/*_2026-*")):

@@ -128,7 +128,7 @@ def _scores_check(results: Results) -> Check:
     if wrong:
         return JSON_CONSISTENT.check(False, "differences", differences=wrong)
     if not held:
-        return JSON_CONSISTENT.check(None, "no_means", severity=WARN, scores=unknown)
+        return JSON_CONSISTENT.not_applicable(say("results.no_means", scores=unknown))
     return JSON_CONSISTENT.check(True, "scores_agree", scores=held)
 
 
