@@ -11,7 +11,9 @@ import pytest
 from planted import DATASET, ROOT, TRAIN_FILE
 from steph.base.terms import Severity
 from steph.contract.questions import Question, question_key, questions_of
+from steph.contract.results import Row as ResultsRow
 from steph.contract.rows import RowFormat
+from steph.judge.checks_prompts import given_away
 from steph.judge.checks_row_answers import file_checks
 from steph.judge.evidence import TrainEvidence
 from steph.record.settings import TrainSettings
@@ -96,6 +98,30 @@ def test_wrong_answers_are_found_however_rows_ask(write: Callable[..., Row], tmp
     assert found.holds is False, found.message
     assert found.severity is Severity.FAIL
     assert f"{len(QUESTIONS)} 行のうち、答えがその正解でないのは {len(QUESTIONS)} 行" in str(found.message)
+
+
+@pytest.mark.parametrize(("mark", "elsewhere"), [(" ", ""), ("。", ""), ("", "。")])
+def test_a_space_or_full_stop_that_the_right_choice_alone_has_gives_it_away(mark: str, elsewhere: str) -> None:
+    """In all of many rows; where some right choices have it, or in a few rows, it says nothing."""
+    rows = [
+        ResultsRow(
+            question=str(one["question"]), choices=list(one["choices"]), correct_answer=str(one["gold"]),
+            is_correct=True, prompt=_ended(one, mark, elsewhere),
+        )
+        for one in QUESTIONS
+    ]  # fmt: skip
+    assert [str(reason.id) for reason in given_away(rows)] == ["prompt.answer_marked"]
+    assert given_away(rows[:4]) == []
+    mended = rows[0].model_copy(update={"prompt": prompt_of(QUESTIONS[0])})
+    assert given_away([mended, *rows[1:]]) == []
+
+
+def _ended(one: Mapping[str, object], mark: str, elsewhere: str) -> str:
+    """The prompt with one ending behind the right choice and another behind the others."""
+    prompt = prompt_of(one)
+    for letter, choice in zip(LETTERS, one["choices"], strict=True):  # type: ignore[call-overload]
+        prompt = prompt.replace(str(choice), f"{choice}{mark if letter == one['gold'] else elsewhere}")
+    return prompt
 
 
 def test_a_few_wrong_rows_are_a_warning(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ EDITED_SHARE = 0.5  # of a text's pieces: below it is not the same text any more
 PIECE_CHARS, CONTEXT_PIECE_CHARS = 4, 8
 CONTEXT_SHARE, CONTEXT_PIECES = 0.3, 5  # of the law text, beyond what question and choices have of it
 LEAST_TOLD = 3  # rows: one example each names the right letter by chance in one of 64 runs
+LEAST_EXACT = 8  # rows: in a few the right choice alone may have a full stop by chance
 MOST_WRONG = 0.1  # of the answers that are told, where they are the right ones
 MOST_QUOTED = 3  # times the right choice's length: a line that says it
 EXAMPLE_CHARS = 80  # behind a worked example's choices stands its answer
@@ -400,7 +401,8 @@ def _given_away(asked: list[_Asked], *, every: bool) -> list[Message]:
     # a prompt that was made as training texts are ends with the answer: the letter changes, the frame does not
     at_end = sum(one.prompt.raw.rstrip(_AFTER_A_LETTER).lower().endswith(one.gold) for one in asked)
     # the right choice alone is dressed differently, where the right choices stand at different places
-    is_marked = all(one.spans and _is_marked(one) for one in asked) and len({one.gold_place for one in asked}) > 1
+    is_exact, places = len(asked) >= LEAST_EXACT, {one.gold_place for one in asked}
+    is_marked = all(one.spans and _is_marked(one, is_exact=is_exact) for one in asked) and len(places) > 1
     reasons = {
         "prompt.ends_with_answer": at_end if varied and every and at_end == len(asked) else 0,
         "prompt.answer_beside": _count_told_beside(asked, common, varied),
@@ -494,13 +496,15 @@ def _told_as_example(one: _Asked) -> bool:
     return False
 
 
-def _is_marked(one: _Asked) -> bool:
+def _is_marked(one: _Asked, *, is_exact: bool) -> bool:
+    """Whether the right choice alone has something around it; a space or full stop behind it where `is_exact`."""
     text, place = one.prompt, one.gold_place
     dresses = []
     for start, end in one.spans[1:]:
         left, right = text.places[start], text.after(end)
         before = text.raw[text.raw.rfind("\n", 0, left) + 1 : left]
-        dresses.append((re.sub(r"[\w\s.、,:()\[\]]", "", before), text.raw[right:].partition("\n")[0].strip(" 。.")))
+        behind = text.raw[right:].partition("\n")[0]
+        dresses.append((re.sub(r"[\w\s.、,:()\[\]]", "", before), behind if is_exact else behind.strip(" 。.")))
     if place is None or place >= len(dresses):
         return False
     others = {dress for n, dress in enumerate(dresses) if n != place}
