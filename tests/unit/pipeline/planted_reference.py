@@ -332,6 +332,18 @@ def _loaded_with(setting: str) -> Change:
     return (LOADING, LOADED, f"{LOADED}        {setting},\n")
 
 
+def _own_cross_entropy(logits: str, labels: str) -> Change:
+    """A `compute_loss` that gives the model its labels, and trains on a loss of its own all the same."""
+    body = (
+        "\n    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):\n"
+        "        inputs.pop('answer_positions')\n"
+        "        labels, logits = inputs['labels'], model(**inputs).logits.float()\n"
+        f"        return torch.nn.functional.cross_entropy(\n            {logits}.flatten(0, 1), {labels}.flatten(), "
+        "ignore_index=-100, reduction='sum'\n        ) / num_items_in_batch\n"
+    )
+    return (METRICS, STEPS, body + STEPS)
+
+
 def _own_loss(body: str) -> Change:
     given = "        data_collator=collator,\n"
     said = f"        compute_loss_func=lambda outputs, labels, num_items_in_batch=None: {body},\n"
@@ -620,6 +632,16 @@ TRAININGS = (
         ),
         ACCUMULATED,
         broken="loss_as_computed",
+    ),
+    planted(
+        "a loss of its own beside the model's, on the token that was just read",
+        _own_cross_entropy("logits", "labels"),
+        broken="tokens_supervised end_supervised",
+    ),
+    planted(
+        "a loss of its own beside the model's, on the first row of a batch alone",
+        _own_cross_entropy("logits[:1, :-1]", "labels[:1, 1:]"),
+        broken="tokens_supervised",
     ),
     planted(
         "rows drawn anew from all of them",
@@ -1544,6 +1566,7 @@ SOUND_TRAININGS = (
             f"        return outputs.loss + 1e-3 * outputs.logits.float().pow(2).mean()\n{STEPS}",
         ),
     ),
+    planted("a loss of its own beside the model's", _own_cross_entropy("logits[:, :-1]", "labels[:, 1:]")),
     planted("a usual weight decay", (RUN, DECAY, "weight_decay=0.1")),
     planted(
         "the line break of the template has a label, too",

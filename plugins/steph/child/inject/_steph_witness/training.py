@@ -37,6 +37,7 @@ class _Training:
         self.moved: dict[str, Any] = {}
         self.forwards = self.bare_forwards = 0  # with a gradient, and without one in spite of labels
         self.labels: Any = None  # of the micro-batch that the Trainer works on
+        self.has_own_loss = False  # the Trainer's `compute_loss` is the program's own
         self.between: list[tuple[Any, Any]] = []  # sizes of some matrices after a step, and before the next one
         self.after_step: Any = None
         self.losses: list[tuple[int, Any]] = []  # what the Trainer's own `training_step` gave, by steps done
@@ -101,6 +102,7 @@ def _given(given: dict[str, Any]) -> None:
         inputs: Any = given.get("inputs")
         _Now.training.own_loss = None
         _Now.training.labels = inputs.get("labels") if hasattr(inputs, "get") else None
+        _Now.training.has_own_loss = patches.is_own(getattr(given.get("self"), "compute_loss", None))
 
 
 def _gave(token: object, loss: Any) -> None:
@@ -492,11 +494,12 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
     if training is not None:
         is_trainer = training.source == "trainer"
         is_wanted = (len(training.losses) if is_trainer else training.batches) < _FIRST_BATCHES
-        is_told = arguments.get("num_items_in_batch") is not None
-        training.own_loss = (None, is_told) if is_trainer and is_wanted else None
+        is_counted = arguments.get("num_items_in_batch") is not None
+        training.own_loss = (None, is_counted) if is_trainer and is_wanted else None
         training.forwards += 1
-        is_own_loss = training.labels is not None and arguments.get("labels") is None
-        if is_own_loss:
+        is_told = arguments.get("labels") is not None
+        is_own_loss = training.labels is not None and (training.has_own_loss or not is_told)
+        if is_own_loss and not is_told:
             arguments = {**arguments, "labels": training.labels}
         if training.batches < _FIRST_BATCHES:
             batch = batches.taken(
