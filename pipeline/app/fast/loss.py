@@ -101,24 +101,32 @@ def keep_to_answers(model: PreTrainedModel) -> bool:
     if is_plain or takes_some:  # a few classes deny it, for images; the Trainer would then weigh each batch the same
         model.accepts_loss_kwargs = True
     whole = model.forward
-
-    @functools.wraps(whole)  # the Trainer reads its signature
-    def forward(**inputs: Any) -> Any:  # noqa: ANN401 - as the model's own
-        positions = inputs.pop("answer_positions", None)
-        if positions is None or inputs.get("labels") is None or not (is_plain or takes_some):
-            return whole(**inputs)
-        targets = next_tokens(inputs["labels"])
-        if not is_plain:
-            kept = (targets != IGNORED).any(0).nonzero().flatten()
-            return whole(**inputs, logits_to_keep=kept, shift_labels=targets[:, kept])
-        items = inputs.pop("num_items_in_batch", None)
-        del inputs["labels"]
-        hidden_states = model.base_model(**inputs).last_hidden_state.flatten(0, 1)[positions]
-        loss = answer_loss(model.get_output_embeddings(), hidden_states, targets.flatten()[positions], items)
-        return CausalLMOutputWithPast(loss=loss)
-
-    model.forward = forward
+    # no closure: a copy of the model computes with its own weights
+    own = functools.partial(_forward, model, whole, is_plain, takes_some)
+    model.forward = functools.update_wrapper(own, whole)  # the Trainer reads its signature
     return is_plain
+
+
+def _forward(
+    model: PreTrainedModel,
+    whole: Callable[..., Any],
+    is_plain: bool,
+    takes_some: bool,
+    *others: Any,  # noqa: ANN401 - as the model's own
+    **inputs: Any,  # noqa: ANN401 - as the model's own
+) -> Any:  # noqa: ANN401 - as the model's own
+    positions = inputs.pop("answer_positions", None)
+    if positions is None or inputs.get("labels") is None or not (is_plain or takes_some):
+        return whole(*others, **inputs)
+    targets = next_tokens(inputs["labels"])
+    if not is_plain:
+        kept = (targets != IGNORED).any(0).nonzero().flatten()
+        return whole(**inputs, logits_to_keep=kept, shift_labels=targets[:, kept])
+    items = inputs.pop("num_items_in_batch", None)
+    del inputs["labels"]
+    hidden_states = model.base_model(**inputs).last_hidden_state.flatten(0, 1)[positions]
+    loss = answer_loss(model.get_output_embeddings(), hidden_states, targets.flatten()[positions], items)
+    return CausalLMOutputWithPast(loss=loss)
 
 
 def _is_body_head_and_loss(model: PreTrainedModel) -> bool:

@@ -3,6 +3,7 @@
 import functools
 import math
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -133,8 +134,15 @@ def walk_once(trainer: Trainer) -> None:
     model: PeftModel = trainer.model
     parameters = model.num_parameters(exclude_embeddings=True)
     model.train()  # the wrapper calls itself training while the base below it, as it was loaded, is not
-    every = list(model.parameters())
-    model.parameters = lambda recurse=True: iter(every)
-    switch = model.train
-    model.train = lambda mode=True: model if model.training == mode else switch(mode)
+    # no closures: a copy of the model has parameters of its own
+    model.parameters = functools.partial(_listed, list(model.parameters()))
+    model.train = functools.partial(_switched, model)
     trainer.floating_point_ops = lambda inputs: 6 * int(inputs["input_ids"].numel()) * parameters
+
+
+def _listed(parameters: list[torch.nn.Parameter], recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+    return iter(parameters)
+
+
+def _switched(model: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
+    return model if model.training == mode else type(model).train(model, mode)

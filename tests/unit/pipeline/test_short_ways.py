@@ -456,6 +456,36 @@ def test_a_trained_model_answers_as_before(load: Load) -> None:
         assert distance(found, before) <= 1e-5
 
 
+def test_a_copy_of_a_trained_model_has_weights_of_its_own(load: Load) -> None:
+    """Nothing that was put into the model computes with, lists or switches what it was copied from."""
+    import copy
+    from types import SimpleNamespace
+
+    import torch
+    from app.fast.lora import shorten_lora
+    from app.fast.loss import keep_to_answers
+    from app.fast.model import fuse_norms, walk_once
+
+    usual, short = load(), load()
+    base = short.get_base_model()
+    keep_to_answers(base)
+    fuse_norms(base)
+    shorten_lora(short)
+    walk_once(SimpleNamespace(model=short))
+    twin, expected = copy.deepcopy(short), copy.deepcopy(usual)
+    assert [*map(id, twin.parameters())] == [id(parameter) for _, parameter in twin.named_parameters()]
+    for model in (twin, expected):
+        for name, parameter in model.named_parameters():
+            parameter.data.mul_(3 if "lora_B" in name else 1)
+    for found, right in ((twin, expected), (short, usual)):
+        for one, other in zip(outputs_and_gradients(found), outputs_and_gradients(right), strict=True):
+            assert distance(one, other) <= 1e-5
+    assert not any(module.training for module in twin.eval().modules())
+    assert all(module.training for module in short.modules())
+    ids = torch.arange(3, 63).view(2, 30)
+    assert torch.equal(base(ids).logits, base(input_ids=ids).logits)
+
+
 def test_a_window_inside_a_model_of_images_is_seen() -> None:
     """Gemma 3's configuration keeps the text's one level down, its window too."""
     from app.fast.model import attend_without_masks
