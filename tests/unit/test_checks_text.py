@@ -303,6 +303,15 @@ def test_a_model_of_random_weights_may_end_at_once(
     )  # half of them empty is the most for a warning
 
 
+@pytest.mark.parametrize(("told", "holds"), [(0.001, False), (0.9, True), (8.0, True)])
+def test_rows_that_say_less_time_than_was_seen_are_a_warning(told: float, holds: bool) -> None:
+    """The forecast takes the rows' word for it; a row that has its whole batch's time says more, which is sound."""
+    rows = tuple(row("a", "a", seconds=told) for _ in range(3))
+    checks = response_checks(rows, cot=False, ensemble=1, rehearsal=False, seconds=30.0, row_seconds=1.0)
+    (found,) = (check for check in checks if check.id == "row_figures_fit")
+    assert (found.holds, found.severity) == (holds, Severity.WARN)
+
+
 def test_no_context_of_the_real_data_set_repeats_its_question() -> None:
     """A response that quotes the statute a question is about has not the question and its choices."""
     root = os.environ.get("STEPH_TEST_DATA")

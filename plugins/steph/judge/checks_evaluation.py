@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from statistics import median
 
 from steph.base.files import sha256_of
 from steph.base.messages import say
@@ -32,7 +33,7 @@ from steph.judge.checks_text import response_checks
 from steph.judge.checks_trained_use import Answering
 from steph.judge.evidence import MAX_HASHED_BYTES, EvalEvidence, artifact, names_model, same_path
 from steph.judge.kinds import FAIL, WARN, CheckKind, Figures, Needs, lacking_in_evaluation, without_inapplicable
-from steph.judge.witness import Witness
+from steph.judge.witness import Generation, Witness
 from steph.record.values import Artifact, Check, EvalOutcome
 
 MOST_NAMED = 8  # of addresses and keys
@@ -342,6 +343,7 @@ def judge_evaluation(
             seconds=evidence.seconds,
             random_weights=evidence.random_weights,
             ranks=evidence.settings.num_processes,
+            row_seconds=_row_seconds(evidence.witness or Witness()),
         ),
         *extended_checks(evidence, lines, content),
         *further,
@@ -352,6 +354,12 @@ def judge_evaluation(
     files += [(path, path.name) for path in file.rows_files]
     artifacts = (artifact(path, name) for path, name in files if path.stat().st_size <= MAX_HASHED_BYTES)
     return _outcome(evidence, lines, file), without_inapplicable(checks, lacks), tuple(artifacts)
+
+
+def _row_seconds(witness: Witness) -> float | None:
+    """What a call of `generate` took for one of its rows, in the median: a first one may warm up."""
+    taken = [call.seconds / call.rows for call in witness.of(Generation) if call.seconds and call.rows]
+    return median(taken) if taken else None
 
 
 def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> EvalOutcome:

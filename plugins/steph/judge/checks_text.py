@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from statistics import median
 
 from steph.base.messages import NOTHING, say
 from steph.base.text import one_line
@@ -20,6 +21,7 @@ LEAST_CREDITED = 2  # answers: one may be right by chance
 TELLING_CHARS = 20  # shorter responses to different questions may well be the same
 TOKEN_CHARS, TOKEN_SLACK_CHARS = 16, 16  # no tokenizer has words that long in a row
 SECONDS_SLACK, SECONDS_SLACK_SHARE = 1.0, 0.05
+SHORT_SHARE, SHORT_SECONDS = 0.25, 0.02  # of a row's share of a call of `generate`, and by how much it is longer
 DIRECT_SECONDS, COT_SECONDS = 30.0, 90.0  # per question, generation alone
 LOADING_SECONDS = 120.0  # what starting Python and loading a model may take of a whole run
 _LIMIT_REASONS = ("length", "max_tokens", "max_new_tokens")
@@ -61,8 +63,11 @@ def response_checks(
     seconds: float | None,
     random_weights: bool = False,
     ranks: int = 1,
+    row_seconds: float | None = None,
 ) -> tuple[Check, ...]:
     """All checks of the responses; `seconds` is the whole run's, `ranks` how many processes answered at a time.
+
+    `row_seconds` is what generating took for a row, as it was seen.
 
     Recorded answers are some of the `labels`; of several runs (`ensemble`) the response is one and the answer the
     majority's. A free text may be as long as it likes, and be cut at a first word that ends it.
@@ -84,7 +89,7 @@ def response_checks(
         responded,
         grounded,
         _letters_check(rows, rehearsal),
-        _figures_check(rows, seconds, ranks),
+        _figures_check(rows, seconds, ranks, row_seconds),
         PROMPT_NOT_ECHOED.check(2 * echoes <= len(rows), "echoes", questions=len(rows), echoes=echoes),
         _sameness_check(rows, rehearsal),
         _speed_check(rows, cot, rehearsal, seconds),
@@ -274,7 +279,7 @@ def _letters_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     return LETTERS_VARY.check(not only, "answers", rehearsal=rehearsal, questions=len(rows), answers=shown)
 
 
-def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int) -> Check:
+def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int, row_seconds: float | None) -> Check:
     """What a row says of itself must have fitted into the process: answers of an earlier run bring their own figures.
 
     Rows that were answered as a batch may each have the whole batch's time, so that equal times count once.
@@ -290,6 +295,10 @@ def _figures_check(rows: tuple[Row, ...], seconds: float | None, ranks: int) -> 
         return ROW_FIGURES_FIT.check(None, "no_figures")
     spent = max(max(own, default=0.0), sum(own) / ranks)
     late = seconds is not None and spent > seconds * (1 + SECONDS_SLACK_SHARE) + SECONDS_SLACK
+    if own and row_seconds is not None and not short and not late:
+        told = median(row.own_seconds for row in rows if row.own_seconds is not None)
+        if told < SHORT_SHARE * row_seconds and row_seconds - told > SHORT_SECONDS:
+            return ROW_FIGURES_FIT.check(False, "too_quick", told=told, seen=row_seconds)
     found = "tokens" if seconds is None or not own else "tokens_and_seconds"
     figures: Figures = {"questions": len(rows), "too_long": len(short), "of_rows": spent, "of_run": seconds}
     return ROW_FIGURES_FIT.check(not short and not late, found, **figures)
