@@ -257,8 +257,9 @@ def _is_gated(module: Any) -> bool:  # noqa: ANN401 - a family's own class
 
 
 def _is_same(module: Any, inputs: torch.Tensor) -> bool:  # noqa: ANN401 - a family's own class
+    """Some families have a factor near one; rounding otherwise in bfloat16, as a card's kernels do, is 0.4 %."""
     expected, found = module.forward(inputs).float(), _ShortGatedMlp.forward(module, inputs).float()
-    return bool(torch.allclose(found, expected, rtol=0.05, atol=0.02 * float(expected.abs().max())))
+    return bool((found - expected).norm() <= 0.02 * expected.norm())
 
 
 def _compute_dtype(base: Any) -> torch.dtype:  # noqa: ANN401 - a linear layer
