@@ -114,7 +114,7 @@ def test_a_stage_is_not_run_into_a_record_of_another_training(bench: tuple[Bench
     joined = made.run(StageId.H3)
     path.write_text(sound)
     assert refused[0] == 4, refused[1]
-    assert "description of training was" in refused[1]
+    assert "学習の書き方(steph.toml)が" in refused[1]
     assert "still nobody" in joined[1]
 
 

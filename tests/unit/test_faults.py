@@ -302,7 +302,7 @@ def test_a_rerun_with_another_interpreter_stops_and_one_on_changed_code_says_so(
     assert bench.record().context.pipeline_git.dirty is False
     (tmp_path / "python").symlink_to(sys.executable)
     status, output = run(bench, H2, options=(f"--steph-pipeline-python={tmp_path / 'python'}",))
-    assert (status, "pipeline python was" in output) == (4, True), output
+    assert (status, "パイプラインの Pythonが" in output) == (4, True), output
     before_training(bench, "sys.exit(1)")
     assert run(bench, H1)[0] == 0
     assert bench.record().context.pipeline_git.dirty is True
