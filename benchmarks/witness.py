@@ -2,12 +2,13 @@
 
     PYTHONPATH=.:plugins python -m benchmarks.witness --model FOLDER --root PIPELINE [--pairs 3] [--out FILE]
 
-torch is told to be deterministic on both sides: a card's attention adds in any order on its way back, and two
-trainings alike end some hundredths of a loss apart. `--root` is a copy of the pipeline that holds its training rows
-(`benchmarks.inputs` makes one), `--model` a model or a twin. Both sides run `scripts/train_qwen_law_ft.py` at H-2's
-settings, alternating which goes first; "without" is an environment without the injected folder. Compared: every loss
-to the last digit, both peaks of the allocator to 1 MiB, the median step, the process's seconds, and the seconds that
-the witness counted inside its own hooks. Prints a table and ends with 1 where a loss or a peak differs.
+torch is told to be deterministic on both sides and to do attention by its plain formula: a card's fast attention adds
+in any order on its way back, and two trainings alike end some hundredths of a loss apart. `--root` is a copy of the
+pipeline that holds its training rows (`benchmarks.inputs` makes one), `--model` a model or a twin. Both sides run
+`scripts/train_qwen_law_ft.py` at H-2's settings, alternating which goes first; "without" is an environment without the
+injected folder. Compared: every loss to the last digit, both peaks of the allocator to 1 MiB beside what the runs
+without it differ by, the median step, the process's seconds, and the seconds that the witness counted inside its own
+hooks. Prints a table and ends with 1 where a loss or a peak differs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ ROWS = "results/finetune/ft_direct_full_norag.jsonl"
 MIB = 1 << 20
 DETERMINISTIC = (
     "import runpy, sys, torch; torch.use_deterministic_algorithms(True, warn_only=True); "
+    "[getattr(torch.backends.cuda, f'enable_{name}_sdp')(False) for name in ('flash', 'mem_efficient', 'cudnn')]; "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 H2_FLAGS = (
@@ -111,16 +113,19 @@ def _mib(size: int | None) -> str:
 
 
 def differences(runs: list[Run]) -> list[str]:
-    """Whatever the witness changed: losses at all, peaks by 1 MiB or more."""
-    first, found = runs[0], []
-    for run in runs[1:]:
-        if run.losses != first.losses:
-            apart = max(abs(a - b) for a, b in zip(run.losses, first.losses, strict=False))
-            found.append(f"losses differ by up to {apart:.3g} ({len(run.losses)} and {len(first.losses)} of them)")
-        for name in ("peak_allocated_bytes", "peak_reserved_bytes"):
-            one, other = getattr(run, name), getattr(first, name)
-            if one is not None and other is not None and abs(one - other) >= MIB:
-                found.append(f"{name} differs by {(one - other) / MIB:.1f} MiB")
+    """Whatever the witness changed: losses at all, a peak by 1 MiB or more beyond those of the runs without it."""
+    alone, witnessed = ([run for run in runs if run.witnessed is which] for which in (False, True))
+    losses = {run.losses for run in alone}
+    if len(losses) > 1:
+        return ["losses differ without the witness too: these runs say nothing of it"]
+    found = [f"losses differ: {run.losses}" for run in witnessed if run.losses not in losses]
+    for name in ("peak_allocated_bytes", "peak_reserved_bytes"):
+        known = [size for run in alone if (size := getattr(run, name)) is not None]
+        for run in witnessed if known else ():
+            size = getattr(run, name)
+            beyond = max(min(known) - size, size - max(known))
+            if beyond >= MIB:
+                found.append(f"{name} differs by {beyond / MIB:.1f} MiB")
     return found
 
 
