@@ -35,8 +35,8 @@ def pytest_unconfigure():
 """
 
 
-def test_a_whole_run_renders_four_times_draws_once_and_loads_nothing_needless(tmp_path: Path) -> None:
-    """A report after each stage, one with pictures at the end; no torch, no Hub client, no other package's plugin."""
+def test_a_whole_run_renders_four_times_and_loads_nothing_needless(tmp_path: Path) -> None:
+    """A report after each stage and one at the end; no torch, no Hub client, no other package's plugin."""
     bench = make_bench(tmp_path)
     (tmp_path / "spy.py").write_text(SPY)
     places = {"PYTHONPATH": str(tmp_path), "SPY_FILE": str(tmp_path / "seen.json")}
@@ -50,7 +50,7 @@ def test_a_whole_run_renders_four_times_draws_once_and_loads_nothing_needless(tm
     )
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads((tmp_path / "seen.json").read_text())
-    assert seen["renders"] == [False, False, False, True]
+    assert seen["renders"] == [True, True, False, True], "pictures are drawn beside a stage, and at the end"
     assert seen["frozen"], "pytest looks through everything for garbage, twice"
     needless = {"torch", "transformers", "huggingface_hub.hf_api", "httpx", "hypothesis", "anyio", "markdown_it"}
     assert not needless & set(seen["modules"])

@@ -10,11 +10,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
 from steph.base.messages import Message, say, verbatim
-from steph.base.terms import NEEDS, AnyStage, StageId
+from steph.base.terms import NEEDS, AnyStage, StageId, Verdict
 from steph.base.units import gib
 from steph.conduct.preparation import Console, Setup
 from steph.conduct.stages import Conductor
@@ -141,10 +142,12 @@ class StageSession:
         self.journal.append(started)
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="report")
+        self._writing: Future[Path] | None = None
         self._interruption = Interruption()
 
     def run(self, stage: AnyStage, budget_seconds: float) -> StageResult:
-        """Run one stage; its result is in the journal and in the report when this returns."""
+        """Run one stage; its result is in the journal when this returns, and in the report a moment later."""
         return self._conductor.run(stage, budget_seconds)
 
     def finish(self, pytest_status: int) -> int:
@@ -159,28 +162,32 @@ class StageSession:
         self.journal.close()
         self._held.close()
         self._tell(fold(self.journal.events))
+        self._written()
+        self._writer.shutdown()
         self._interruption.restore()
         return status if self.report else status or 1  # the report is what a run is for
 
     def _tell(self, record: Record) -> None:
-        """Write the report; a failing report never takes a stage's result with it."""
+        """Begin to write the report, beside the next stage: most of a stage is waiting for its program.
+
+        Pictures take a second or two. After the last stage the end of the session draws them, which comes at once.
+        """
+        self._written()
+        self.report = report_path(record, self.runs.parent)
+        with_figures = not record.live or record.verdict_of(self.stages[-1]) is Verdict.NOT_RUN
+        self._writing = self._writer.submit(tell, self.runs, record, with_figures=with_figures)
+
+    def _written(self) -> None:
+        """Wait for the report; a failing one never takes a stage's result with it."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
         try:
-            self.report = tell(self.runs, record, with_figures=not record.live)
+            self.report = writing.result()
         except Exception as error:  # the record holds the result; the report can be made again
             folder, self.report = self.journal.folder, None
             what = f"{type(error).__name__}: {error}"
             self.console.line(str(say("console.no_report", error=what, command=f"steph report {folder}")))
-
-
-def _started(setup: Setup, stages: Sequence[AnyStage], command: Sequence[str]) -> SessionStarted:
-    report_file = setup.options.report_file
-    return SessionStarted(
-        at=now(),
-        command=tuple(command),
-        stages=tuple(stages),
-        pipeline_dirty=setup.context.pipeline_git.dirty,
-        report_name=report_file.name if report_file else None,
-    )
 
 
 def tell(runs: Path, record: Record, *, with_figures: bool = True) -> Path:

@@ -113,23 +113,25 @@ def file_checks(evidence: TrainEvidence) -> tuple[Check, ...]:
     except OSError:
         return ROWS_PLAUSIBLE.check(None, "unreadable"), ANSWERS_OF_DATASET.check(None, "unreadable")
     finder = _Finder(evidence.questions or ())
-    asked = [finder.asked_last(normal_form(row.prompt or row.text)) for row in rows]
-    return _plausible_check(rows, asked), _answers_check(evidence, rows, asked, finder)
+    texts = [normal_form(row.prompt or row.text) for row in rows]
+    asked = [*map(finder.asked_last, texts)]
+    return _plausible_check(rows, texts, asked), _answers_check(evidence, rows, texts, asked, finder)
 
 
-def _plausible_check(rows: Sequence[TrainingRow], asked: Sequence[_Asked | None]) -> Check:
+def _plausible_check(rows: Sequence[TrainingRow], texts: Sequence[str], asked: Sequence[_Asked | None]) -> Check:
     if len(rows) < LEAST_READ:
         return ROWS_PLAUSIBLE.check(None, "too_few", least=LEAST_READ)
-    prompts = Counter(normal_form(row.prompt or row.text) for row in rows)
-    answers = {normal_form(row.answer) for row in rows}
+    prompts = Counter(texts)
+    given = [normal_form(row.answer) for row in rows]
+    answers = {*given}
     is_free = len(answers) >= FREE_SHARE * len(rows) and any(row.prompt for row in rows)
     most = max(prompts.values())
     # rows that are repeated some times, as the rare ones are to weigh more, have their answer again
-    pairs = {(normal_form(row.prompt or row.text), normal_form(row.answer)) for row in rows}
+    pairs = {*zip(texts, given, strict=True)}
     is_repeated = len(pairs) == len(prompts) >= max(LEAST_READ, FEW * len(rows))
     is_few = len(prompts) <= LEAST_DISTINCT * len(rows) and not is_repeated
     is_one = most > MOST_ALIKE * len(rows) or is_few
-    words = [normal_form(row.answer).lower() for row in rows]
+    words = [answer.lower() for answer in given]
     # to a question with choices "None" is no answer, unless it is one of them
     empty = [
         word in _EMPTY
@@ -189,14 +191,16 @@ def _is_mojibake(line: str) -> bool:
 
 
 def _answers_check(
-    evidence: TrainEvidence, rows: Sequence[TrainingRow], asked: Sequence[_Asked | None], finder: _Finder
+    evidence: TrainEvidence,
+    rows: Sequence[TrainingRow],
+    texts: Sequence[str],
+    asked: Sequence[_Asked | None],
+    finder: _Finder,
 ) -> Check:
     if not evidence.questions:
         return ANSWERS_OF_DATASET.check(None, "no_questions")
     answers = (
-        _answer(row, one, normal_form(row.prompt or row.text), finder)
-        for row, one in zip(rows, asked, strict=True)
-        if one is not None
+        _answer(row, one, text, finder) for row, text, one in zip(rows, texts, asked, strict=True) if one is not None
     )
     found = Counter(answer for answer in answers if answer is not None)
     added, wrong = found.pop(_Answer.ADDED, 0), found[_Answer.WRONG] + found[_Answer.READ_AS_WRONG]
@@ -247,7 +251,8 @@ class _Finder:
 
     def asked_last(self, text: str) -> _Asked | None:
         """The question that stands last in a text in normal form: those before it are examples."""
-        candidates = [one for piece in fingerprints(text) for one in self._by_piece.get(piece, ())]
+        pieces = fingerprints(text) if self._by_piece else ()
+        candidates = [one for piece in pieces for one in self._by_piece.get(piece, ())]
         found = [asked for one in candidates if (asked := _asked(one, text)) is not None]
         return max(found, key=lambda one: (one.end, one.is_whole, len(one.known.question)), default=None)
 
