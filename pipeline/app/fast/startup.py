@@ -8,24 +8,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_FOR_OTHER_WORK = ("sklearn", "scipy", "pandas")
+
 
 @contextmanager
 def lean_imports() -> Iterator[None]:
-    """Import large libraries inside: no cyclic collection, no `datasets`, no compiler before it is called.
+    """Import large libraries inside: no cyclic collection, no packages for other work, no compiler before it is called.
 
     Importing torch and transformers creates millions of objects that live to the end of the process; each full
     collection would walk all of them, during the imports, later, and once more at exit. The rows are plain lists, so
     the `datasets` package (a second to import) is hidden; where it is not installed, the folder `datasets/` beside
-    `scripts/` would pass for it. bitsandbytes decorates fallbacks that neither a GPU nor the CPU runs with
-    `torch.compile`, which loads the whole compiler (two seconds) on sight.
+    `scripts/` would pass for it. transformers imports scikit-learn and its kin wherever they are installed (another
+    second), for assisted generation and for losses of pictures; afterwards they can be imported again. bitsandbytes
+    decorates fallbacks that neither a GPU nor the CPU runs with `torch.compile`, which loads the whole compiler (two
+    seconds) on sight.
     """
-    sys.modules.setdefault("datasets", None)  # type: ignore[arg-type]
+    hidden = [name for name in ("datasets", *_FOR_OTHER_WORK) if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     let_segments_grow()
     gc.disable()
     try:
         with _compilation_at_first_call():
             yield
     finally:
+        for name in {*hidden} & {*_FOR_OTHER_WORK}:
+            del sys.modules[name]
         gc.freeze()
         gc.enable()
 

@@ -1,8 +1,11 @@
 """What `lean_imports` keeps away, and what it puts back."""
 
 import gc
+import importlib.util
 import os
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from app.fast.startup import lean_imports, let_segments_grow
@@ -48,6 +51,21 @@ def test_the_data_folder_does_not_pass_for_a_package() -> None:
         assert sys.modules["datasets"] is None
         with pytest.raises(ModuleNotFoundError):
             __import__("datasets")
+
+
+def test_packages_for_other_work_are_hidden_during_the_imports_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """transformers finds none of them; whoever needs one later has it, and one that was imported before stays."""
+    (tmp_path / "scipy.py").write_text("there = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "scipy", raising=False)
+    monkeypatch.setitem(sys.modules, "pandas", ModuleType("pandas"))
+    with lean_imports():
+        assert importlib.util.find_spec("scipy") is None
+        assert __import__("pandas") is sys.modules["pandas"]
+    assert __import__("scipy").there
+    monkeypatch.delitem(sys.modules, "scipy")
 
 
 @pytest.mark.parametrize(
