@@ -465,3 +465,37 @@ def test_a_rank_prefix_changes_nothing(row: list[str], prefix: str) -> None:
 def test_a_crash_that_one_line_shows_is_no_healthy_log(line: str) -> None:
     """Without an exit status, after lines of a training."""
     assert diagnose(f"{LOSS}{line}\n").cause is Cause.OTHER
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("ImportError: cannot import name 'LocalEntryNotFoundError' from 'huggingface_hub.errors'", Cause.IMPORT_ERROR),
+        ("ImportError: cannot import name 'GatedRepoError' from 'huggingface_hub.utils'", Cause.IMPORT_ERROR),
+        ("AttributeError: module 'torch.cuda' has no attribute 'OutOfMemoryError'", Cause.API_DRIFT),
+        ("TypeError: load() got an unexpected keyword argument 'TimeoutExpired'", Cause.API_DRIFT),
+        ("huggingface_hub.errors.LocalEntryNotFoundError: outgoing traffic has been disabled", Cause.HUB_UNREACHABLE),
+        ("torch.cuda.OutOfMemoryError: CUDA out of memory.", Cause.CUDA_OOM),
+    ],
+)
+def test_what_a_name_is_called_is_no_cause(name: str, cause: Cause) -> None:
+    """A class that cannot be imported was not raised."""
+    assert diagnose(f'Traceback (most recent call last):\n  File "/w/t.py", line 3, in f\n{name}', 1).cause is cause
+
+
+@pytest.mark.parametrize(
+    ("frame", "cause"),
+    [
+        ("/e/site-packages/lm_eval/evaluator.py", Cause.OTHER),
+        ("/e/site-packages/torchtune/training/checkpointing/_checkpointer.py", Cause.OTHER),
+        ("/w/LLaMA-Factory/src/llamafactory/model/patcher.py", Cause.OTHER),
+        ("/w/LLaMA-Factory/src/llamafactory/data/aligner.py", Cause.BAD_DATA),
+        ("/e/site-packages/lm_eval/tasks/law/utils.py", Cause.BAD_DATA),
+        ("/e/site-packages/pandas/core/indexes/base.py", Cause.BAD_DATA),
+        ("/w/train.py", Cause.BAD_DATA),
+    ],
+)
+def test_a_key_that_a_library_looks_up_is_no_column(frame: str, cause: Cause) -> None:
+    """Unless the code that looks it up handles rows."""
+    log = f'Traceback (most recent call last):\n  File "{frame}", line 3, in f\n    x["output"]\nKeyError: \'output\''
+    assert diagnose(log, 1).cause is cause

@@ -430,3 +430,59 @@ def test_no_library_is_blamed_for_an_error_of_the_system() -> None:
     )
     assert "safetensors" not in told(log.format("OSError"))
     assert "safetensors" in told(log.format("OSError").replace("[Errno 71] ", ""))
+
+
+@pytest.mark.parametrize(
+    ("frames", "line"),
+    [
+        ("File ~/e/lib/python3.11/site-packages/unsloth/models/rl.py:854, in patch(a)\n--> 854 x = y[-2]", 854),
+        ("[/e/dist-packages/unsloth/models/rl.py](https://localhost:8080/#) in patch(a)\n--> 9 x = y[-2]", 0),
+        ("/usr/lib/python3/dist-packages/unsloth/models/rl.py in patch(a)\n----> 9 x = y[-2]", 0),
+        ("│ /e/site-packages/unsloth/models/rl.py:854 in patch │\n│ ❱ 854 │   x = y[-2] │", 854),
+        (r"File c:\Users\An A\Lib\site-packages\unsloth\models\rl.py:854, in patch(a)", 854),
+    ],
+)
+def test_a_notebooks_frames_name_the_package_too(frames: str, line: int) -> None:
+    """As IPython, Colab and rich draw them; a line of code that they mark may say that it raises on purpose."""
+    head = "IndexError                 Traceback (most recent call last)\n"
+    log = f"{head}{frames}\n\nIndexError: list index out of range"
+    assert "pip install -U unsloth)" in told(log)
+    assert f"line {line}" in diagnose(log, 1).evidence[0]
+    raising = log.replace("x = y[-2]", 'raise IndexError("list index out of range")')
+    assert ("pip install" in told(raising)) == (raising == log)
+
+
+FOLDERS = ["/w/LLaMA-Factory/src/llamafactory", "/w/lm-evaluation-harness/lm_eval", "/w/torchtune/torchtune"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_program_that_runs_from_its_folder_is_pulled_not_installed(folder: str) -> None:
+    """A clone is no package of an index; a script of one's own beside it is one's own."""
+    log = f'Traceback (most recent call last):\n  File "{folder}/x/y.py", line 4, in g\n    a[1]\nIndexError: it is 3'
+    assert "git pull" in told(log)
+    own = told(log.replace(f"{folder}/x/y.py", "/w/axolotl/train.py"))
+    assert "git pull" not in own
+    assert "train.py, line 4" in own
+
+
+def test_a_message_that_asks_for_a_bug_report_is_answered_with_a_newer_version() -> None:
+    """Its author knows no other reason than versions."""
+    log = (
+        'Traceback (most recent call last):\n  File "/e/site-packages/unsloth/a.py", line 4, in g\n'
+        "    raise RuntimeError(\nRuntimeError: Unsloth: Unpack has been moved! Please file a bug report asap!"
+    )
+    assert "pip install -U unsloth)" in told(log)
+    assert "pip install" not in told(log.replace(" Please file a bug report asap!", ""))
+
+
+def test_two_packages_that_fail_at_import_are_updated_together() -> None:
+    """The one that raised and the one that called it; later, at work, only the first is at fault."""
+    log = (
+        'Traceback (most recent call last):\n  File "/w/t.py", line 3, in <module>\n    import deepspeed\n'
+        '  File "/e/site-packages/deepspeed/monitor/config.py", line 68, in Config\n    @root_validator\n'
+        '  File "/e/site-packages/pydantic/deprecated/class_validators.py", line 246, in root_validator\n    x()\n'
+        "pydantic.errors.PydanticUserError: If you use `@root_validator`, you MUST specify `skip_on_failure=True`."
+    )
+    assert "pip install -U deepspeed pydantic)" in told(log)
+    assert "pydantic from when deepspeed" in told(log)
+    assert "from when deepspeed" not in told(log.replace("import deepspeed", "run()"))

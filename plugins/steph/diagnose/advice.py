@@ -25,7 +25,12 @@ _SIGTERM = 15
 _MUCH_TRAINED_PERCENT = 10.0  # of the weights; LoRA on all linear layers at rank 64 stays below 5
 _FEW_MAP_WORKERS = 4
 _SHORT_ROWS = 256
-_LIBRARY = re.compile(r"(?:site|dist)-packages[/\\](\w{1,80})")
+# a frame's module: of an installed package, of Unsloth's cache, of a known program that runs from its own folder
+_MODULE = re.compile(
+    r"(?:site|dist)-packages[/\\](?P<installed>\w{1,60})(?:[/\\]|\.py\")|[/\\](?P<cached>unsloth)_compiled_cache[/\\]"
+    r"|[/\\](?:src[/\\](?=axolotl|llama)|torchtune[/\\](?=torch)|(?=lm_eval|llama\.))"
+    r"(?P<folder>llamafactory|llmtuner|axolotl|torchtune|lm_eval|llama\.cpp)[/\\]"
+)
 _NUMBERS, _SHOWN, _NAMES = signs("numbers"), signs("shown"), signs("names")
 
 
@@ -121,7 +126,7 @@ def facts_of(
 
     `last_frame` is the innermost frame of the exception that counts.
     """
-    library = _LIBRARY.search(last_frame)
+    library = _MODULE.search(last_frame)
     shown = frozenset(name for name, pattern in _SHOWN.items() if pattern.search(text))
     cards = (pattern.search(text) for pattern in _NAMES.values())
     return Facts(
@@ -136,7 +141,7 @@ def facts_of(
         losses=losses,
         ends=ends,
         collectives=collectives,
-        importer=library[1] if library else None,
+        importer=library["installed"] or library["folder"] if library else None,
         shown=shown,
     )
 
@@ -167,12 +172,16 @@ _IMPLIES = re.compile(
     r"|\brequires? [^\n]{1,120} to be installed|\bmay help\b|\bbut you didn't\b|\bmake sure\b)",
     re.I,
 )
-_PACKAGE = re.compile(r"(?:site|dist)-packages[/\\](\w{1,60})[/\\]|[/\\](unsloth)_compiled_cache[/\\]")
 _STANDARD_LIBRARY = re.compile(r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]")
 _OF_THE_SYSTEM = re.compile(r"\[(?:Errno|WinError) \d")  # no library is at fault
 # causes of which the version of the package that raised may be the reason
 _OF_VERSIONS = frozenset((Cause.OTHER, Cause.API_DRIFT, Cause.IMPORT_ERROR))
 _NOT_AT_FAULT = frozenset(("torch", "numpy", "fire", "click", "typer"))
+_ASKS_FOR_A_REPORT = re.compile(
+    r"\breport (?:a|this|the) bug|\bbug report|\bopen an issue|\bfile an? (?:issue|bug|ticket)", re.I
+)
+_IMPORTS = re.compile(r"(?:site|dist)-packages[^\n]{0,300}, in <module>|^\s{1,20}(?:from \S{1,100} )?import ", re.M)
+_PLACE = re.compile(r'File "(?:[^"\n]{0,300}[/\\])?([^"/\\\n]{1,100})", line (\d{1,7})')
 _SAYS_NOTHING = re.compile(
     r"report|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more info|documentation|LAUNCH_BLOCKING"
     r"|USE_CUDA_DSA|TORCH_LOGS|NCCL_DEBUG|enable traceback|look up|try again",
@@ -233,8 +242,8 @@ def captured(case: Case, texts: list[str]) -> dict[str, str]:
     return {}
 
 
-def advice_of_unknown(chain: Chain, cause: Cause) -> tuple[Message, ...]:
-    """Steps for an exception of unknown form: what its message says, and the package that raised it."""
+def advice_of_unknown(chain: Chain, cause: Cause, root: Raised | None) -> tuple[Message, ...]:
+    """Steps for an exception of unknown form: what its message says, and the packages or the place that raised it."""
     if not chain:
         return ()
     hint = None
@@ -246,29 +255,53 @@ def advice_of_unknown(chain: Chain, cause: Cause) -> tuple[Message, ...]:
             hint = redact(found[:_HINT_CHARACTERS].rstrip(";"))
             break
     steps = [say("diagnose.step.message_says", hint=hint)] if hint is not None else []
-    last = chain[-1]
-    package = package_raised_in(last) if cause in _OF_VERSIONS else None
-    if package is not None:
+    if cause not in _OF_VERSIONS:
+        return tuple(steps)
+    last = root if root is not None and root.frames else chain[-1]
+    modules = modules_of(last)
+    said = redact("\n".join(last.message)[:_HINT_CHARACTERS].strip())
+    packages = list(dict.fromkeys(package_of(name) for name, _ in modules))[:2]
+    if modules:
+        package, in_folder = packages[0], modules[0][1]
         innermost = max((at for at, line in enumerate(last.frames) if 'File "' in line), default=len(last.frames))
         is_deliberate = any(line.strip().startswith("raise ") for line in last.frames[innermost + 1 :])
-        said = redact("\n".join(last.message)[:_HINT_CHARACTERS].strip())
-        if not is_deliberate or (hint is None and not said):
-            steps.append(say("diagnose.step.raised_in", package=package))
+        if len(packages) == 2 and _IMPORTS.search("\n".join(last.frames[-200:])):
+            steps.insert(0, say("diagnose.step.import_pair", package=package, caller=packages[1]))
+        elif in_folder and (not is_deliberate or _ASKS_FOR_A_REPORT.search(said)):
+            steps.append(say("diagnose.step.raised_in_folder", package=package))
+        elif not is_deliberate or (hint is None and not said) or _ASKS_FOR_A_REPORT.search(said):
+            steps.append(say("diagnose.step.raised_in", package=package, packages=" ".join(packages)))
         elif hint is None:  # the code looked for this, and says so in words of its own
             steps.append(say("diagnose.step.refused", package=package, said=said))
+    elif cause is Cause.OTHER and (place := _own_place(last)) is not None:
+        steps.append(say("diagnose.step.own_code", file=place[1], line=place[2]))
     return tuple(steps)
 
 
-def package_raised_in(raised: Raised) -> str | None:
-    """The package in whose code an exception was raised, torch and the standard library apart; None for own code."""
+def modules_of(raised: Raised) -> list[tuple[str, bool]]:
+    """The modules in whose code an exception was raised, the innermost first, and whether each runs from a folder.
+
+    Torch and the standard library, through which they called, are left out; empty where one's own code raised it.
+    """
+    found: list[tuple[str, bool]] = []
     if _OF_THE_SYSTEM.match(raised.message[0]):
-        return None
+        return found
     for frame in reversed([frame for frame in raised.frames[-200:] if 'File "' in frame]):
-        match = _PACKAGE.search(frame[:500])
-        if match is not None and (match[1] or match[2]) not in _NOT_AT_FAULT:
-            return package_of(match[1] or match[2])
-        if match is None and not _STANDARD_LIBRARY.search(frame[:500]):
-            return None
+        match = _MODULE.search(frame[:500])
+        if match is not None:
+            name = match["installed"] or match["cached"] or match["folder"]
+            found += [(name, match["folder"] is not None)] if name not in _NOT_AT_FAULT else []
+        elif not _STANDARD_LIBRARY.search(frame[:500]):
+            break
+    return found
+
+
+def _own_place(raised: Raised) -> re.Match[str] | None:
+    """File and line of the innermost frame that is no library's."""
+    for frame in reversed(raised.frames[-200:]):
+        match = _PLACE.search(frame[:500])
+        if match is not None and not _MODULE.search(frame[:500]) and not _STANDARD_LIBRARY.search(frame[:500]):
+            return match
     return None
 
 

@@ -57,6 +57,18 @@ _LAST_LINES = 6
 _LINES_ABOVE = 8
 _BARE_KILL = re.compile(r"^(?:.{0,300}\s)?(?:[Kk]illed|強制終了)(?:\s{2,}.{0,600})?$")
 _FACTS_CHARACTERS = 1 << 19  # at each end of a log: a program prints its settings at its start
+# an exception that speaks of a name: what it is called (`LocalEntryNotFoundError`) tells nothing of the Hub or the card
+_ABOUT_A_NAME = re.compile(
+    r"^(?:[\w.]{1,80}\.)?(?:(?:ImportError|ModuleNotFoundError): (?:cannot import name|No module named)"
+    r"|NameError: name '|AttributeError: (?:partially initialized )?(?:module|type object) '?[\w.]+'? has no attribute"
+    r"|TypeError: [\w.<>]{1,120}\(\) got an unexpected keyword argument)"
+)
+_OF_NAMES = frozenset((Cause.IMPORT_ERROR, Cause.API_DRIFT, Cause.BNB_SETUP, Cause.OTHER))
+_LIBRARY_FRAME = re.compile(r"(?:(?:site|dist)-packages|[/\\]src|lm-evaluation-harness)[/\\](?P<rest>.*)")
+_HANDLES_DATA = re.compile(
+    r"data|pandas|arrow|polars|collat|token|prompt|templat|format|process|row|sample|example|doc|jinja|column|trainer"
+    r"|[/\\]tasks[/\\]"
+)
 _ALLOCATION_MESSAGE = re.compile(r"out of memory|[Tt]ried to allocate|would exceed allowed memory", re.I)
 
 
@@ -126,7 +138,7 @@ def diagnose(
     row = row_of(cause)
     phase = phase or (case.in_phase if case else None) or (Phase(row["in_phase"]) if "in_phase" in row else None)
     texts = [one for raised in chain for one in raised.texts] or [told]
-    first = advice_of_unknown(chain, cause) if case is None and row.get("says_what_to_do") else ()
+    first = advice_of_unknown(chain, cause, root) if case is None and row.get("says_what_to_do") else ()
     words = words_of(cause, case, facts, captured(case, texts) if case else None, first)
     evidence = _telling(chosen, case)
     every = (*rank_words, *evidence, *_quoted(read, case, hung, evidence))
@@ -249,12 +261,17 @@ def clue_of(raised: reader.Raised) -> Clue:
     """The clue of one exception alone; `other` with weight UNKNOWN where no row knows it."""
     frames = "\n".join(frame[:_FRAME_CHARACTERS] for frame in raised.frames[-_FRAMES_LOOKED_AT:])
     best = Clue(Cause.OTHER, Weight.UNKNOWN)
+    causes = _OF_NAMES if _ABOUT_A_NAME.match(raised.line) else None
     for said in raised.texts:
-        found = first_match("raised", said[:8000], frames)
+        found = first_match("raised", said[:8000], frames, causes=causes)
         if found is not None and (found.weight >= Weight.CERTAIN or found.weight is Weight.ECHO):
             return found
         if found is not None and (best.cause is Cause.OTHER or found.weight > best.weight):
             best = found
+    library = _LIBRARY_FRAME.search(raised.last_frame)
+    if raised.type == "KeyError" and best.cause is Cause.BAD_DATA and best.weight is Weight.LIKELY and library:
+        is_of_rows = _HANDLES_DATA.search(library["rest"]) is not None
+        return best if is_of_rows else Clue(Cause.OTHER, Weight.UNKNOWN)  # a table of the library's own, not a row
     return best
 
 

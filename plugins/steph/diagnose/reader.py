@@ -274,6 +274,12 @@ _LINK = re.compile(
     r"direct cause)"
 )
 _FRAME = re.compile(r'^\s*(?:\|\s*)?File "|^\s*[│|]')
+# a notebook's frame (`File x.py:3, in f(a)`, `[x.py](link) in f(a)`, `x.py in f(a)`), rich's, and the line it marks
+_DRAWN_FRAME = re.compile(
+    r"^(?:[│|]\s{0,3})?(?:File )?\[?(?P<file>(?:[~/]|[A-Za-z]:[/\\])[^\n\"\]]{1,300}?\.py)\]?(?:\(\S{0,300}\))?"
+    r"(?::(?P<line>\d{1,7}))?,? in (?P<function>[\w.<>]{1,100})"
+)
+_DRAWN_LINE = re.compile(r"^(?:-{1,6}>|[│|]\s{0,3}❱) {0,8}\d{1,7} ?(?P<code>.*)$")
 _NAMES = (
     r"Error|Exception|Exit|Interrupt|Warning|Timeout|TimeoutExpired|OutOfResources|Enabled|Invalid"
     r"|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|CompilerFailed|"
@@ -297,7 +303,7 @@ _LONG_MESSAGE = re.compile(
 )
 _STOP = re.compile(
     r"Traceback \(most recent|^\s*File \"|^\s*(?:During handling|The above exception)|^={8,}|^-{8,}|^\{['\"]"
-    r"|^\[?[EWIF]\d{3,4} |^Exception ignored |^usage: "
+    r"|^\[?[EWIF]\d{3,4} |^Exception ignored |^usage: |^\"{3}$"
 )
 
 
@@ -423,10 +429,18 @@ def _build(stream: list[PrintedLine], start: int, at: int, end: int, match: re.M
         index=stream[at].index,
         type=kind,
         message=(message.strip(), *body),
-        frames=own,
+        frames=tuple(map(_as_python_prints, own)),
         printed=(*own, stream[at].text, *body),
         chained=any(_LINK.match(line.text) for line in above),
         ignored=any(_IGNORED.match(line.text) for line in above[max(0, begin - 2) :]),
         has_header=bool(headers),
         rank=stream[at].rank,
     )
+
+
+def _as_python_prints(line: str) -> str:
+    """A frame, or the line of code that it stopped at, that a notebook or rich drew, as Python itself prints it."""
+    if frame := _DRAWN_FRAME.match(line):
+        return f'  File "{frame["file"]}", line {frame["line"] or 0}, in {frame["function"]}'
+    code = _DRAWN_LINE.match(line)
+    return f"    {code['code'].strip(' │')}" if code else line

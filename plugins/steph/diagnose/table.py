@@ -183,10 +183,16 @@ def wordings(where: Where) -> tuple[Wording, ...]:
     return tuple(sorted(found, key=lambda one: _ORDER.index(one.weight)))
 
 
-def first_match(where: Where, text: str, frames: str = "", weights: frozenset[Weight] | None = None) -> Clue | None:
-    """The clue of the first wording that fits, of those with one of `weights` where given."""
+def first_match(
+    where: Where,
+    text: str,
+    frames: str = "",
+    weights: frozenset[Weight] | None = None,
+    causes: frozenset[Cause] | None = None,
+) -> Clue | None:
+    """The clue of the first wording that fits, of those with one of `weights` and `causes` where given."""
     for one in wordings(where):
-        is_wanted = weights is None or one.weight in weights
+        is_wanted = (weights is None or one.weight in weights) and (causes is None or one.cause in causes)
         if is_wanted and one.pattern.search(text) and (one.frames is None or one.frames.search(frames)):
             return Clue(one.cause, one.weight, one.case)
     return None
