@@ -89,6 +89,103 @@ def test_first_cause_of_a_chain_counts() -> None:
     assert diagnose(log, 1).cause is Cause.CUDA_OOM
 
 
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "ValueError: Caught ValueError in DataLoader worker process 0.\nOriginal ",
+        "RuntimeError: Caught RuntimeError in replica 1 on device 1.\nOriginal ",
+        "Exception: \n\n-- Process 0 terminated with the following error:\n",
+    ],
+)
+def test_what_another_process_raised_is_the_root(wrapper: str) -> None:
+    """The exception that hands it on comes first in print; what follows later is no part of it."""
+    first = "Traceback (most recent call last):\n"
+    head = f'{first}  File "/e/site-packages/torch/_utils.py", line 7, in reraise\n    raise e\n'
+    inner = f'{first}  File "/w/data.py", line 52, in row\n    raise FooError("x")\nFooError: row 3 is odd\n'
+    found = diagnose(f"{head}{wrapper}{inner}\nTraceback (most recent call last):\n{OOM}\n", 1)
+    assert found.cause is Cause.CUDA_OOM
+    found = diagnose(f"{head}{wrapper}{inner}", 1)
+    assert "FooError: row 3 is odd" in found.evidence[1]
+    assert not diagnose(f"{head}{wrapper.partition(chr(10))[0]}\n\nFine.\n", 1).evidence[0].startswith("FooError")
+
+
+def test_what_a_worker_of_ray_raised_is_the_root() -> None:
+    """Its traceback stands below the name of the task."""
+    log = (
+        'Traceback (most recent call last):\n  File "/e/site-packages/ray/_private/worker.py", line 9, in get_objects\n'
+        "    raise value.as_instanceof_cause()\nray.exceptions.RayTaskError(KeyError): ray::task() (pid=81)\n"
+        '  File "/w/data.py", line 52, in chunk\n    x = table[1]\nFooError: only equal parts\n'
+    )
+    assert "FooError: only equal parts" in diagnose(log, 1).evidence[1]
+
+
+def _looked_up(code: str, raised: str, library: str = "/e/site-packages/lm_eval/api/registry.py") -> str:
+    return (
+        f"Traceback (most recent call last):\n  File \"{library}\", line 36, in get\n    {code}\nKeyError: 'text'\n\n"
+        "During handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n"
+        f'  File "{library}", line 38, in get\n    {raised}\nValueError: no such kind\n'
+    )
+
+
+def test_a_name_that_a_library_looked_up_is_no_column_of_the_data() -> None:
+    """What the library says of it counts; a KeyError of one's own, or one that nobody expected, stays the root."""
+    assert diagnose(_looked_up("return TABLE[name]", "raise ValueError("), 1).cause is Cause.OTHER
+    assert diagnose(_looked_up("return row[name]", "raise ValueError(", "/w/prep.py"), 1).cause is Cause.BAD_DATA
+    rows = "/e/site-packages/lm_eval/tasks/law/utils.py"
+    assert diagnose(_looked_up("return row[name]", "int(x)", rows), 1).cause is Cause.BAD_DATA
+
+
+_REFUSED = "requests.exceptions.ConnectionError: ('Connection aborted.', RemoteDisconnected('closed'))\n"
+_URLLIB = (
+    'Traceback (most recent call last):\n  File "/e/site-packages/urllib3/connectionpool.py", line 7, in urlopen\n'
+    "    conn.send()\nurllib3.exceptions.ProtocolError: ('Connection aborted.', RemoteDisconnected('closed'))\n\n"
+    "During handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("caller", "cause"),
+    [
+        ("/e/site-packages/huggingface_hub/file_download.py", Cause.HUB_UNREACHABLE),
+        ("/w/train.py", Cause.HUB_UNREACHABLE),
+        ("/e/site-packages/trl/extras/vllm_client.py", Cause.OTHER),
+        ("/e/site-packages/mlflow/utils/rest_utils.py", Cause.OTHER),
+    ],
+)
+def test_a_lost_connection_is_the_hubs_unless_the_caller_speaks_to_another(caller: str, cause: Cause) -> None:
+    """The inner exceptions do not show who called; the outer one does."""
+    assert diagnose(f'{_URLLIB}  File "{caller}", line 9, in f\n    post()\n{_REFUSED}', 1).cause is cause
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("../aten/src/ATen/native/cuda/Loss.cu:250: f: block: [0,0,0] Assertion `t >= 0` failed.", Cause.CUDA_ASSERT),
+        ("python: /e/ops/csrc/aio/x.cpp:125: int f(): Assertion `a >= b' failed.", Cause.OTHER),
+    ],
+)
+def test_an_assertion_is_the_gpus_unless_a_host_file_names_itself(line: str, cause: Cause) -> None:
+    """A kernel's source ends in .cu, or the line names its block."""
+    assert diagnose(line, -6).cause is cause
+
+
+@pytest.mark.parametrize(
+    ("frame", "cause"),
+    [
+        ("/w/prep.py", Cause.BAD_DATA),
+        ("/e/site-packages/datasets/load.py", Cause.BAD_DATA),
+        ("/e/site-packages/triton/runtime/cache.py", Cause.OTHER),
+        ("/e/site-packages/mlflow/store/file_store.py", Cause.OTHER),
+    ],
+)
+def test_a_missing_file_is_data_unless_a_cache_or_a_checkpoint_lost_it(frame: str, cause: Cause) -> None:
+    """A compiler's cache and a tracker's folder hold no rows."""
+    head = f'Traceback (most recent call last):\n  File "{frame}", line 9, in f\n    open(path)\n'
+    assert diagnose(f"{head}FileNotFoundError: [Errno 2] No such file or directory: '/w/x/part'", 1).cause is cause
+    renamed = f"{head}FileNotFoundError: [Errno 2] No such file or directory: 'a/tmp-checkpoint-5' -> 'a/checkpoint-5'"
+    assert diagnose(renamed, 1).case == "checkpoint_race"
+
+
 def test_a_retried_oom_does_not_hide_the_real_end() -> None:
     """An OOM that training survived is not the cause of a later failure."""
     log = OOM_TRACEBACK + LOSS + OOM_TRACEBACK.replace(OOM, "OSError: [Errno 28] No space left on device")

@@ -391,9 +391,8 @@ def test_no_empty_instruction_is_passed_on(raised: str) -> None:
 @pytest.mark.parametrize(
     ("frame", "package"),
     [
-        ("/e/lib/python3.12/site-packages/trl/trainer/grpo_trainer.py", "trl"),
-        ("C:\\e\\Lib\\site-packages\\bitsandbytes\\nn\\modules.py", "bitsandbytes"),
-        ("/w/unsloth_compiled_cache/UnslothGRPOTrainer.py", "unsloth"),
+        ("/e/lib/python3.12/site-packages/accelerate/accelerator.py", "accelerate"),
+        ("C:\\e\\Lib\\site-packages\\timm\\layers\\mlp.py", "timm"),
         ("/w/mine.py", None),
     ],
 )
@@ -407,6 +406,46 @@ def test_an_unknown_form_names_the_package_that_raised_it(frame: str, package: s
         words = told(log + raised)
         assert ("It was raised in the code of" in words) == (package is not None)
         assert package is None or f"pip install -U {package})" in words
+
+
+@pytest.mark.parametrize(
+    ("frame", "case", "fix"),
+    [
+        ("/e/lib/python3.12/site-packages/trl/trainer/grpo_trainer.py", "in_trl", "Install the trl"),
+        ("C:\\e\\Lib\\site-packages\\bitsandbytes\\nn\\modules.py", "in_bitsandbytes", "optim=adamw_torch"),
+        ("/w/unsloth_compiled_cache/UnslothGRPOTrainer.py", "in_unsloth", "unsloth_zoo"),
+        ("/e/dist-packages/flash_attn/flash_attn_interface.py", "in_attention_kernel", "attn_implementation=sdpa"),
+        ("/e/site-packages/mlflow/utils/file_utils.py", "in_tracking", "report_to to none"),
+        ("/e/site-packages/torch/_inductor/scheduler.py", "in_compiler", "TORCHDYNAMO_DISABLE=1"),
+        ("/w/flash_attn_demo.py", None, "first exception of the traceback"),
+    ],
+)
+def test_an_unknown_form_is_told_what_helps_where_it_was_raised(frame: str, case: str | None, fix: str) -> None:
+    """Whatever the message says; a file of one's own that is called like a package is none."""
+    log = f'Traceback (most recent call last):\n  File "/w/t.py", line 3, in f\n  File "{frame}", line 4, in g\n'
+    found = diagnose(f"{log}RuntimeError: it is 3", 1)
+    assert (found.cause, found.case) == (Cause.OTHER, case)
+    assert fix in told(f"{log}RuntimeError: it is 3")
+
+
+def test_a_known_form_is_not_put_on_the_place() -> None:
+    """Memory that ran out in an attention kernel is no fault of the kernel; a refusal is told before the place."""
+    frame = 'Traceback (most recent call last):\n  File "/e/site-packages/flash_attn/x.py", line 4, in g\n'
+    assert diagnose(frame + OOM, 1).cause is Cause.CUDA_OOM
+    refusal = told(f"{frame}    raise ValueError(\nValueError: the head size is 96")
+    assert refusal.index("the head size is 96") < refusal.index("attn_implementation=sdpa")
+
+
+def test_ones_own_last_line_is_told() -> None:
+    """Where the script's own code raised, and where it called what did; a line that the log lacks is not made up."""
+    own = '  File "/w/t.py", line 31, in f\n    a, b = text.split(MARK)\n'
+    library = '  File "/e/site-packages/accelerate/x.py", line 4, in g\n    y()\n'
+    head = "Traceback (most recent call last):\n"
+    for log in (f"{head}{own}RuntimeError: it is 3", f"{head}{own}{library}RuntimeError: it is 3"):
+        assert "t.py, line 31 (a, b = text.split(MARK))" in told(log)
+    assert "line 31 (a, b" in told(f"{head}{own}ValueError: not enough values to unpack (expected 2, got 1)")
+    assert "t.py, line 31: look there" in told(f"{head}{own.splitlines()[0]}\nRuntimeError: it is 3")
+    assert "Your own code" not in told(f"{head}{library}RuntimeError: it is 3")
 
 
 def test_a_refusal_is_told_in_the_librarys_words() -> None:
@@ -435,18 +474,18 @@ def test_no_library_is_blamed_for_an_error_of_the_system() -> None:
 @pytest.mark.parametrize(
     ("frames", "line"),
     [
-        ("File ~/e/lib/python3.11/site-packages/unsloth/models/rl.py:854, in patch(a)\n--> 854 x = y[-2]", 854),
-        ("[/e/dist-packages/unsloth/models/rl.py](https://localhost:8080/#) in patch(a)\n--> 9 x = y[-2]", 0),
-        ("/usr/lib/python3/dist-packages/unsloth/models/rl.py in patch(a)\n----> 9 x = y[-2]", 0),
-        ("│ /e/site-packages/unsloth/models/rl.py:854 in patch │\n│ ❱ 854 │   x = y[-2] │", 854),
-        (r"File c:\Users\An A\Lib\site-packages\unsloth\models\rl.py:854, in patch(a)", 854),
+        ("File ~/e/lib/python3.11/site-packages/timm/models/rl.py:854, in patch(a)\n--> 854 x = y[-2]", 854),
+        ("[/e/dist-packages/timm/models/rl.py](https://localhost:8080/#) in patch(a)\n--> 9 x = y[-2]", 0),
+        ("/usr/lib/python3/dist-packages/timm/models/rl.py in patch(a)\n----> 9 x = y[-2]", 0),
+        ("│ /e/site-packages/timm/models/rl.py:854 in patch │\n│ ❱ 854 │   x = y[-2] │", 854),
+        (r"File c:\Users\An A\Lib\site-packages\timm\models\rl.py:854, in patch(a)", 854),
     ],
 )
 def test_a_notebooks_frames_name_the_package_too(frames: str, line: int) -> None:
     """As IPython, Colab and rich draw them; a line of code that they mark may say that it raises on purpose."""
     head = "IndexError                 Traceback (most recent call last)\n"
     log = f"{head}{frames}\n\nIndexError: list index out of range"
-    assert "pip install -U unsloth)" in told(log)
+    assert "pip install -U timm)" in told(log)
     assert f"line {line}" in diagnose(log, 1).evidence[0]
     raising = log.replace("x = y[-2]", 'raise IndexError("list index out of range")')
     assert ("pip install" in told(raising)) == (raising == log)
@@ -468,10 +507,10 @@ def test_a_program_that_runs_from_its_folder_is_pulled_not_installed(folder: str
 def test_a_message_that_asks_for_a_bug_report_is_answered_with_a_newer_version() -> None:
     """Its author knows no other reason than versions."""
     log = (
-        'Traceback (most recent call last):\n  File "/e/site-packages/unsloth/a.py", line 4, in g\n'
-        "    raise RuntimeError(\nRuntimeError: Unsloth: Unpack has been moved! Please file a bug report asap!"
+        'Traceback (most recent call last):\n  File "/e/site-packages/timm/a.py", line 4, in g\n'
+        "    raise RuntimeError(\nRuntimeError: Unpack has been moved! Please file a bug report asap!"
     )
-    assert "pip install -U unsloth)" in told(log)
+    assert "pip install -U timm)" in told(log)
     assert "pip install" not in told(log.replace(" Please file a bug report asap!", ""))
 
 

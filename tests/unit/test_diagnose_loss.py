@@ -20,6 +20,7 @@ METRICS = "{'train_runtime': '1.0', 'train_loss': '1.2', 'epoch': '1.0'}\n"
         "loss: tensor(nan, device='cuda:0')",
         "the loss was nan or inf in 6 of 10 steps",
         "val_loss: nan",
+        "Epoch: [3][7427/24290]  Time 2.460 (2.266)      Loss nan (nan)",
         "Epoch 0:  50%|#####     | 5/10 [00:03<00:03, train_loss=nan, val_loss=1.2]",
     ],
 )
@@ -44,6 +45,7 @@ def test_a_nan_that_was_there_is_the_cause(line: str) -> None:
         "Epoch 0:  50%|#####     | 5/10 [00:03<00:03, train_loss=1.23, val_loss=nan]",
         "Epoch 0:   0%|          | 0/10 [00:00<?, ?it/s, eval_loss=nan]",
         "Epoch 0:   0%|          | 0/10 [00:00<?, ?it/s, dev_loss=nan]",
+        "Epoch: [0][10/100]  Time 1.2 (1.3)  Loss 3.1 (3.4)  ValLoss nan (nan)",
         "INFO loss is nan-safe",
         "INFO best loss: nan",
         "INFO nan checks of the loss: enabled",

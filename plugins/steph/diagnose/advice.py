@@ -164,7 +164,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;]) +|\n+|[,:] (?=please )", re.I)
 _INSTRUCTS = re.compile(
     r"(?:please|either|try|use|set|run|consider|make sure|re-?install|upgrade|update|downgrade|pass|specify"
     r"|reduc(?:e|ing)|you (?:can(?!['n])|should|must|need|may|have to)|to (?:fix|disable|avoid|enable|solve|resolve)"
-    r"|did you|instead)\b",
+    r"|did you (?:mean|forget)|instead)\b",
     re.I,
 )
 _IMPLIES = re.compile(
@@ -173,12 +173,16 @@ _IMPLIES = re.compile(
     re.I,
 )
 _STANDARD_LIBRARY = re.compile(r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]")
+_CODE_CHARACTERS = 120
 _OF_THE_SYSTEM = re.compile(r"\[(?:Errno|WinError) \d")  # no library is at fault
 # causes of which the version of the package that raised may be the reason
 _OF_VERSIONS = frozenset((Cause.OTHER, Cause.API_DRIFT, Cause.IMPORT_ERROR))
 _NOT_AT_FAULT = frozenset(("torch", "numpy", "fire", "click", "typer"))
-_ASKS_FOR_A_REPORT = re.compile(
-    r"\breport (?:a|this|the) bug|\bbug report|\bopen an issue|\bfile an? (?:issue|bug|ticket)", re.I
+# a sentence that was raised on purpose and still names no wish
+_FAILED = re.compile(
+    r"\bfail(?:ed|ure)\b|\binternal\b|\bunexpected(?:ly)?\b|\bcorrupt|\breport (?:a|this|the) bug|\bbug report"
+    r"|\bopen an issue|\bfile an? (?:issue|bug|ticket)",
+    re.I,
 )
 _IMPORTS = re.compile(r"(?:site|dist)-packages[^\n]{0,300}, in <module>|^\s{1,20}(?:from \S{1,100} )?import ", re.M)
 _PLACE = re.compile(r'File "(?:[^"\n]{0,300}[/\\])?([^"/\\\n]{1,100})", line (\d{1,7})')
@@ -206,12 +210,15 @@ def case_of(
     log: str,
     facts: Facts,
     above: str = "",
+    root: Raised | None = None,
 ) -> Case | None:
     """The first row of the cause that fits all that is known; `told` is the case whose wording decided the cause.
 
     `evidence` is the exception or line that told the cause, `log` the whole text; `above` are the lines before an
-    exception, which stand for its frames where the log shows none in a known form.
+    exception, which stand for its frames where the log shows none in a known form. `root` is the exception that counts.
     """
+    modules = modules_of(root) if root is not None else []
+    place = package_of(modules[0][0]) if modules and not modules[0][1] else None
     texts = [text[:8000] for raised in chain for text in raised.texts] or [evidence]
     frames = "\n".join(frame[:500] for raised in chain for frame in raised.frames[-200:]) or above
     for case in cases():
@@ -220,6 +227,8 @@ def case_of(
         if case.id == told:
             return case
         if (case.phases and phase not in case.phases) or not facts.flags.issuperset(case.facts):
+            continue
+        if case.packages and place not in case.packages:
             continue
         if case.frames is not None and not case.frames.search(frames):
             continue
@@ -242,8 +251,11 @@ def captured(case: Case, texts: list[str]) -> dict[str, str]:
     return {}
 
 
-def advice_of_unknown(chain: Chain, cause: Cause, root: Raised | None) -> tuple[Message, ...]:
-    """Steps for an exception of unknown form: what its message says, and the packages or the place that raised it."""
+def advice_of_unknown(chain: Chain, cause: Cause, root: Raised | None, has_place: bool = False) -> tuple[Message, ...]:
+    """Steps for an exception of unknown form: what its message says, and the packages or the place that raised it.
+
+    `has_place`: a case knows the package that raised it, and says what to do about that.
+    """
     if not chain:
         return ()
     hint = None
@@ -263,19 +275,19 @@ def advice_of_unknown(chain: Chain, cause: Cause, root: Raised | None) -> tuple[
     packages = list(dict.fromkeys(package_of(name) for name, _ in modules))[:2]
     if modules:
         package, in_folder = packages[0], modules[0][1]
-        innermost = max((at for at, line in enumerate(last.frames) if 'File "' in line), default=len(last.frames))
-        is_deliberate = any(line.strip().startswith("raise ") for line in last.frames[innermost + 1 :])
+        is_unmeant = not last.is_deliberate or _FAILED.search(said) is not None
         if len(packages) == 2 and _IMPORTS.search("\n".join(last.frames[-200:])):
             steps.insert(0, say("diagnose.step.import_pair", package=package, caller=packages[1]))
-        elif in_folder and (not is_deliberate or _ASKS_FOR_A_REPORT.search(said)):
+        elif in_folder and is_unmeant:
             steps.append(say("diagnose.step.raised_in_folder", package=package))
-        elif not is_deliberate or (hint is None and not said) or _ASKS_FOR_A_REPORT.search(said):
-            steps.append(say("diagnose.step.raised_in", package=package, packages=" ".join(packages)))
+        elif is_unmeant or (hint is None and not said):
+            step = say("diagnose.step.raised_in", package=package, packages=" ".join(packages))
+            steps += [] if has_place else [step]
         elif hint is None:  # the code looked for this, and says so in words of its own
             steps.append(say("diagnose.step.refused", package=package, said=said))
-    elif cause is Cause.OTHER and (place := _own_place(last)) is not None:
-        steps.append(say("diagnose.step.own_code", file=place[1], line=place[2]))
-    return tuple(steps)
+    if has_place or cause is not Cause.OTHER:
+        return tuple(steps)
+    return (*steps, *own_code_of(last))
 
 
 def modules_of(raised: Raised) -> list[tuple[str, bool]]:
@@ -296,13 +308,18 @@ def modules_of(raised: Raised) -> list[tuple[str, bool]]:
     return found
 
 
-def _own_place(raised: Raised) -> re.Match[str] | None:
-    """File and line of the innermost frame that is no library's."""
-    for frame in reversed(raised.frames[-200:]):
-        match = _PLACE.search(frame[:500])
-        if match is not None and not _MODULE.search(frame[:500]) and not _STANDARD_LIBRARY.search(frame[:500]):
-            return match
-    return None
+def own_code_of(raised: Raised) -> tuple[Message, ...]:
+    """A step that names the innermost frame that is no library's, with its code where that is shown; maybe empty."""
+    frames = [frame[:500] for frame in raised.frames[-200:]]
+    for frame, code in reversed(list(zip(frames, [*frames, ""][1:], strict=False))):
+        match = _PLACE.search(frame)
+        if match is None or _MODULE.search(frame) or _STANDARD_LIBRARY.search(frame):
+            continue
+        said = "" if 'File "' in code else redact(code.strip()[:_CODE_CHARACTERS])
+        place = {"file": match[1], "line": match[2]}
+        step = "diagnose.step.own_code.shown" if said else "diagnose.step.own_code"
+        return (say(step, **place, code=said) if said else say(step, **place),)
+    return ()
 
 
 def words_of(

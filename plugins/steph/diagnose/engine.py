@@ -24,7 +24,7 @@ from steph.base.terms import Cause, Phase
 from steph.base.text import encoding_of, redact
 from steph.base.units import gib
 from steph.diagnose import reader
-from steph.diagnose.advice import advice_of_unknown, captured, case_of, facts_of, words_of
+from steph.diagnose.advice import advice_of_unknown, captured, case_of, facts_of, own_code_of, words_of
 from steph.diagnose.figures import (
     Collective,
     Losses,
@@ -53,6 +53,7 @@ _REPORTED = re.compile(
     r"^(?=.{0,200}?\b(?:ERROR|CRITICAL|FATAL|[Ee]rror|[Ff]ailed|[Ff]ailure)\b|.{0,200}?失敗)(?!\s*['\"(])(?!.*[Rr]etry)"
     r".{1,200}?(?P<type>\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): (?P<message>.{1,2000})"
 )
+_LOOK_UP = re.compile(r"(?:KeyError|AttributeError|IndexError|StopIteration)$")
 _LAST_LINES = 6
 _LINES_ABOVE = 8
 _BARE_KILL = re.compile(r"^(?:.{0,300}\s)?(?:[Kk]illed|強制終了)(?:\s{2,}.{0,600})?$")
@@ -134,12 +135,15 @@ def diagnose(
     phase = Phase.STEP if is_of_losses else phase_of(read.lines, chosen.index, chain)
     told = "\n".join(chosen.evidence)
     above = "\n".join(line.text for line in read.lines if chosen.index - _LINES_ABOVE <= line.index < chosen.index)
-    case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts, above if chain else "")
+    case = case_of(cause, chosen.clue.case, phase, chain, told, read.text, facts, above if chain else "", root)
     row = row_of(cause)
     phase = phase or (case.in_phase if case else None) or (Phase(row["in_phase"]) if "in_phase" in row else None)
     texts = [one for raised in chain for one in raised.texts] or [told]
-    first = advice_of_unknown(chain, cause, root) if case is None and row.get("says_what_to_do") else ()
+    is_place = case is not None and bool(case.packages)
+    is_looked_through = is_place or (case is None and bool(row.get("says_what_to_do")))
+    first = advice_of_unknown(chain, cause, root, is_place) if is_looked_through else ()
     words = words_of(cause, case, facts, captured(case, texts) if case else None, first)
+    own_code = own_code_of(root) if case is not None and case.shows_line and root is not None else ()
     evidence = _telling(chosen, case)
     every = (*rank_words, *evidence, *_quoted(read, case, hung, evidence))
     unique = dict.fromkeys(redact(text.strip())[:_EVIDENCE_CHARACTERS] for text in every if text.strip())
@@ -160,7 +164,7 @@ def diagnose(
         evidence=tuple(unique)[:_EVIDENCE_LINES],
         oom=oom,
         meaning=words.meaning,
-        advice=words.steps,
+        advice=(*words.steps, *own_code),
     )
 
 
@@ -248,7 +252,9 @@ def _best(found: Iterable[_Candidate]) -> _Candidate | None:
 
 
 def _from_chain(chain: reader.Chain) -> _Candidate:
-    clues = [(raised, clue_of(raised)) for raised in chain]
+    told = [one for one, after in zip(chain, (*chain[1:], None), strict=True) if not _was_looked_up(one, after)]
+    around = "\n".join(map(_frames_of, chain))
+    clues = [(raised, clue_of(raised, around)) for raised in told]
     root, clue = min(clues, key=lambda pair: -max(pair[1].weight, Weight.UNKNOWN))
     if clue.weight is Weight.ECHO:
         root, clue = next((pair for pair in clues if pair[1].weight is not Weight.ECHO), clues[0])
@@ -257,13 +263,25 @@ def _from_chain(chain: reader.Chain) -> _Candidate:
     return _Candidate(clue, root.index, (*frame, root.line, *others), chain, root)
 
 
-def clue_of(raised: reader.Raised) -> Clue:
-    """The clue of one exception alone; `other` with weight UNKNOWN where no row knows it."""
-    frames = "\n".join(frame[:_FRAME_CHARACTERS] for frame in raised.frames[-_FRAMES_LOOKED_AT:])
+def _was_looked_up(raised: reader.Raised, after: reader.Raised | None) -> bool:
+    """Whether a library asked a table or an object of its own for a name, and says itself what it missed."""
+    if after is None or not after.is_deliberate or not _LOOK_UP.match(raised.type):
+        return False
+    (file, _, _), (same, _, _) = raised.last_frame.partition(", line"), after.last_frame.partition(", line")
+    return file == same and "-packages" in file
+
+
+def _frames_of(raised: reader.Raised) -> str:
+    return "\n".join(frame[:_FRAME_CHARACTERS] for frame in raised.frames[-_FRAMES_LOOKED_AT:])
+
+
+def clue_of(raised: reader.Raised, around: str = "") -> Clue:
+    """The clue of one exception, in a chain with the frames `around`; `other` and UNKNOWN where no row knows it."""
+    frames = _frames_of(raised)
     best = Clue(Cause.OTHER, Weight.UNKNOWN)
     causes = _OF_NAMES if _ABOUT_A_NAME.match(raised.line) else None
     for said in raised.texts:
-        found = first_match("raised", said[:8000], frames, causes=causes)
+        found = first_match("raised", said[:8000], frames, causes=causes, around=around)
         if found is not None and (found.weight >= Weight.CERTAIN or found.weight is Weight.ECHO):
             return found
         if found is not None and (best.cause is Cause.OTHER or found.weight > best.weight):

@@ -36,7 +36,7 @@ _PAIR = re.compile(
 _LOSS_NAN = re.compile(
     r"(?<!best )(?<!best_)\b(?P<name>\w{0,60}loss)(?:"
     r"['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:tensor\()?-?nan\b"
-    r"|\s{1,9}-?nan(?=\s{0,3}(?:[,|]|$))"
+    r"|\s{1,9}-?nan(?=\s{0,3}(?:[,|]|\(nan\)|$))"
     r"|\s{1,9}(?:is|was|became|turned)\s{1,9}(?:now\s{1,9}|a\s{1,9})?(?:tensor\()?-?nan\b(?:\s{0,9}(?:or|/)\s{0,9}inf\w*)?"
     r"(?=\s{0,9}(?:$|[.,;:!?)\]}(]|(?:at|in|on|for|after|since|from|again|now|here|skipp|stopp|abort|detect|and|-)))"
     r")(?![-_ ]?(?:guard|check|filter|safe|handl|monitor|policy|watch|protect|tolera)\w*)",
@@ -47,7 +47,7 @@ _NAN_NORM = re.compile(
     r"\b(?P<name>grad(?:ient)?[_ ]?norm)['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:tensor\()?(?:nan|inf)\b", re.I
 )
 _CONDITION = re.compile(r"\b(?:if|when|whenever|whether|unless|until|in case|should|stops? on)\b[^.;:!?]{0,80}$", re.I)
-_OF_VALIDATION = re.compile(r"(?:val|valid\w*|eval|test|dev)_", re.I)
+_OF_VALIDATION = re.compile(r"(?:val|valid\w*|eval|test|dev)(?:_|(?=loss))", re.I)
 _FINITE = re.compile(r"\bloss\s*[:=]\s*\d")
 _TABLE_HEAD, _TABLE_ROW = (
     re.compile(r"\s{0,9}(?:Step|Epoch)\s{1,9}Training Loss"),
@@ -131,9 +131,10 @@ def _in_words(lines: list[PrintedLine]) -> list[PrintedLine]:
 
 
 def _says_nan(line: PrintedLine, pattern: re.Pattern[str]) -> bool:
-    """Whether a line tells of a NaN that was there; a bar shows one for a validation that has not been yet."""
+    """Whether a line tells of a NaN that was there; a bar or a meter shows one for a validation that was not yet."""
     return any(
-        not _CONDITION.search(line.text, 0, match.start()) and not (line.is_bar and _OF_VALIDATION.match(match["name"]))
+        not _CONDITION.search(line.text, 0, match.start())
+        and not (_OF_VALIDATION.match(match["name"]) and (line.is_bar or line.text.startswith(" (", match.end())))
         for match in pattern.finditer(line.text)
     )
 

@@ -294,6 +294,10 @@ _WORD = re.compile(
     r"|herror|BadZip|BrokenProcess|Incomplete|Disconnected|what\(\)|CompilerFailed|NVMLError"
 )
 _WHAT = re.compile(r"^\s*(?P<type>what\(\)): +(?P<message>(?P<note>).*)$")
+# an exception that carries another process's: its own traceback is printed below it
+_CARRIES = re.compile(
+    r"^[\w.]*RayTaskError\(|^[\w.]+: Caught \w+ in |^[\w.]+: ?\n{0,2}-- Process \d+ terminated with the following error"
+)
 _BARE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?$")
 _IGNORED = re.compile(r"^Exception ignored |^--- Logging error ---|^Error in atexit|^Error in sys\.excepthook")
 _LONG_MESSAGE = re.compile(
@@ -332,6 +336,17 @@ class Raised:
         return next((frame.strip() for frame in reversed(self.frames) if frame.strip().startswith('File "')), "")
 
     @property
+    def is_deliberate(self) -> bool:
+        """Whether the innermost line is a `raise` statement, as far as the log shows it."""
+        last = max((at for at, frame in enumerate(self.frames) if 'File "' in frame), default=len(self.frames))
+        return any(line.strip().startswith("raise ") for line in self.frames[last + 1 :])
+
+    @property
+    def carries_another(self) -> bool:
+        """Whether it hands on what another process raised, whose traceback follows."""
+        return _CARRIES.match("\n".join((f"{self.type}: {self.message[0]}", *self.message[1:3]))) is not None
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Type and message in growing scope; the last ones undo a terminal's hard and soft wraps."""
         rest = (self.message[1:],) if len(self.message) > 1 else ()
@@ -359,10 +374,18 @@ def chains_of(lines: tuple[PrintedLine, ...]) -> tuple[Chain, ...]:
             start = at = end
             if raised.chained and chains and chains[-1][-1].rank == raised.rank:
                 chains[-1].append(raised)
+            elif chains and raised.frames and _is_carried_by(chains[-1], raised):
+                chains[-1].insert(-1, raised)
             else:
                 chains.append([raised])
     ordered = sorted((tuple(chain) for chain in chains), key=lambda chain: chain[0].index)
     return tuple(ordered if len(ordered) <= 2 * _KEPT_CHAINS else ordered[:_KEPT_CHAINS] + ordered[-_KEPT_CHAINS:])
+
+
+def _is_carried_by(chain: list[Raised], raised: Raised) -> bool:
+    """Whether the chain's last exception hands on this one, the first that was printed below it."""
+    last = chain[-1]
+    return last.carries_another and last.rank == raised.rank and max(one.index for one in chain) == last.index
 
 
 def shortened(text: str, limit_bytes: int = TRACEBACK_BYTES) -> str:

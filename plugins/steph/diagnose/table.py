@@ -50,13 +50,25 @@ class Clue:
 
 @dataclass(frozen=True)
 class Wording:
-    """One group of wordings of a cause: `pattern` is searched in the text, `frames` in the frames above it."""
+    """One group of wordings of a cause: `pattern` is searched in the text, `frames` in the frames above it.
+
+    `outside` may be in no frame of the whole chain: an inner exception does not show who called.
+    """
 
     cause: Cause
     weight: Weight
     pattern: re.Pattern[str]
     frames: re.Pattern[str] | None = None
+    outside: re.Pattern[str] | None = None
     case: str | None = None
+
+    def fits(self, text: str, frames: str, around: str) -> bool:
+        """Whether it is in the text of an exception with those frames, in a chain with the frames `around`."""
+        return bool(
+            self.pattern.search(text)
+            and (self.frames is None or self.frames.search(frames))
+            and (self.outside is None or not self.outside.search(around))
+        )
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,14 @@ class Case:
     raised: tuple[re.Pattern[str], ...]
     printed: tuple[re.Pattern[str], ...]
     frames: re.Pattern[str] | None
+    packages: frozenset[str]  # it was raised in the code of one of them
     log: re.Pattern[str] | None
     phases: tuple[Phase, ...]
     facts: tuple[str, ...]
     steps: tuple[str, ...]
     decides: bool  # whether its wordings also speak for the cause
     sure: Literal["certain", "likely"]
+    shows_line: bool  # whether one's own last line in the traceback is told
     in_phase: Phase | None
     quote: tuple[re.Pattern[str], ...]  # other lines of the log that belong to the evidence
     values: Mapping[str, str]
@@ -149,12 +163,14 @@ def cases() -> tuple[Case, ...]:
             raised=tuple(map(compiled, row.get("raised", ()))),
             printed=tuple(map(compiled, row.get("printed", ()))),
             frames=compiled(row["frames"]) if "frames" in row else None,
+            packages=frozenset(row.get("packages", ())),
             log=compiled(*row["log"]) if "log" in row else None,
             phases=tuple(map(Phase, row.get("phases", ()))),
             facts=tuple(row.get("facts", ())),
             steps=tuple(row.get("steps", ())),
-            decides=row.get("decides", not row.keys() & {"log", "phases", "facts"}),
+            decides=row.get("decides", not row.keys() & {"log", "phases", "facts", "packages"}),
             sure=row.get("sure", "certain"),
+            shows_line=row.get("shows_line", False),
             in_phase=Phase(row["in_phase"]) if "in_phase" in row else None,
             quote=tuple(map(compiled, row.get("quote", ()))),
             values=row.get("values", {}),
@@ -168,7 +184,7 @@ def cases() -> tuple[Case, ...]:
 def wordings(where: Where) -> tuple[Wording, ...]:
     """Every wording for exceptions or for single lines, in the order in which they are tried."""
     found = [
-        Wording(case.cause, Weight.CERTAIN, pattern, case.frames, case.id)
+        Wording(case.cause, Weight.CERTAIN, pattern, case.frames, None, case.id)
         for case in cases()
         if case.decides
         for pattern in (case.raised if where == "raised" else case.printed)
@@ -178,8 +194,9 @@ def wordings(where: Where) -> tuple[Wording, ...]:
         for weight, alternatives in row.get(where, {}).items():
             found.append(Wording(cause, Weight[weight.upper()], compiled(*alternatives)))
         for framed in row.get("framed", ()) if where == "raised" else ():
-            pattern, frames = compiled(*framed["raised"]), re.compile(framed["frames"])
-            found.append(Wording(cause, Weight[framed["weight"].upper()], pattern, frames))
+            frames, outside = (re.compile(framed[one]) if one in framed else None for one in ("frames", "outside"))
+            weight = Weight[framed["weight"].upper()]
+            found.append(Wording(cause, weight, compiled(*framed["raised"]), frames, outside))
     return tuple(sorted(found, key=lambda one: _ORDER.index(one.weight)))
 
 
@@ -189,11 +206,15 @@ def first_match(
     frames: str = "",
     weights: frozenset[Weight] | None = None,
     causes: frozenset[Cause] | None = None,
+    around: str = "",
 ) -> Clue | None:
-    """The clue of the first wording that fits, of those with one of `weights` and `causes` where given."""
+    """The clue of the first wording that fits, of those with one of `weights` and `causes` where given.
+
+    `frames` are the exception's own, `around` those of its whole chain.
+    """
     for one in wordings(where):
         is_wanted = (weights is None or one.weight in weights) and (causes is None or one.cause in causes)
-        if is_wanted and one.pattern.search(text) and (one.frames is None or one.frames.search(frames)):
+        if is_wanted and one.fits(text, frames, around):
             return Clue(one.cause, one.weight, one.case)
     return None
 
