@@ -336,6 +336,7 @@ def words_of(
     base = f"diagnose.case.{case.id}" if case else f"diagnose.cause.{cause.value}"
     values = dict(common_settings() if facts is None else facts.values())
     values.update({**(case.values if case else {}), **(found or {})})
+    values["both"] = " ".join(dict.fromkeys(values[name] for name in ("importer", "package") if values.get(name)))
     ids = case.steps if case else row_of(cause).get("steps", ())
     messages = [] if ids else [f"{base}.{part}" for part in ("do", "next") if has_message(f"{base}.{part}")]
     for step in (steps()[one] for one in ids):

@@ -328,7 +328,7 @@ def shows_progress(line: PrintedLine) -> bool:
     if "loss" in text or "epoch" in text:
         word = _STEP_WORD.search(text)
         goes_on = bool((word and _LOSS_IS.search(text, word.end())) or _GOES_ON.search(text))
-    return (goes_on or is_final_metric(line)) and not line.is_bar
+    return (goes_on or is_final_metric(line) or text.startswith("Successfully installed ")) and not line.is_bar
 
 
 _FRAMES, _CALLS, _PRINTED = signs("frames"), signs("calls"), signs("printed", re.I)
@@ -392,6 +392,8 @@ def _printed_phase(line: PrintedLine) -> Phase | None:
         return next((Phase(phase) for phase, pattern in _PRINTED.items() if pattern.search(line.text[:2000])), None)
     match = _COUNT.match(line.text)
     label = match["label"] if match else line.text[:80]
+    if re.search(r"merging", label, re.I):
+        return Phase.SAVE
     if re.search(r"load|download|fetch|shard|weight|\.safetensors|\.bin", label, re.I):
         return Phase.LOAD
     if re.search(r"eval|predict|generat\w+ answers|question", label, re.I):
