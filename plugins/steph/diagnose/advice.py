@@ -185,7 +185,7 @@ _FAILED = re.compile(
     re.I,
 )
 _IMPORTS = re.compile(r"(?:site|dist)-packages[^\n]{0,300}, in <module>|^\s{1,20}(?:from \S{1,100} )?import ", re.M)
-_PLACE = re.compile(r'File "(?:[^"\n]{0,300}[/\\])?([^"/\\\n]{1,100})", line (\d{1,7})')
+_PLACE = re.compile(r'File "(?:[^"\n]{0,300}[/\\])?([^"/\\\n<]{1,100})", line (\d{1,7})')
 _SAYS_NOTHING = re.compile(
     r"report|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more info|documentation|LAUNCH_BLOCKING"
     r"|USE_CUDA_DSA|TORCH_LOGS|NCCL_DEBUG|enable traceback|look up|try again",
