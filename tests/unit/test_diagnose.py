@@ -135,6 +135,58 @@ def test_a_name_that_a_library_looked_up_is_no_column_of_the_data() -> None:
     assert diagnose(_looked_up("return row[name]", "int(x)", rows), 1).cause is Cause.BAD_DATA
 
 
+@pytest.mark.parametrize(
+    ("file", "cause"),
+    [
+        ("/w/prep.py", Cause.BAD_DATA),
+        ("/e/site-packages/datasets/arrow_dataset.py", Cause.BAD_DATA),
+        ("/e/site-packages/transformers/data/data_collator.py", Cause.BAD_DATA),
+        ("/e/site-packages/deepspeed/runtime/zero/stage3.py", Cause.OTHER),
+        ("/e/site-packages/torch/cuda/nccl.py", Cause.OTHER),
+    ],
+)
+@pytest.mark.parametrize("line", ["KeyError: 'text'", "TypeError: expected string or bytes-like object"])
+def test_what_a_library_wants_of_its_own_is_no_row(file: str, cause: Cause, line: str) -> None:
+    """The same words in code that handles rows tell of the data."""
+    log = f'Traceback (most recent call last):\n  File "{file}", line 36, in get\n    x = f(y)\n{line}\n'
+    assert diagnose(log, 1).cause is cause
+
+
+_GENERATED = "datasets.exceptions.DatasetGenerationError: An error occurred while generating the dataset\n"
+
+
+def test_what_was_raised_while_the_rows_were_read_is_the_root() -> None:
+    """The exception around it says only that they were read; alone, it is all there is."""
+    reading = (
+        'Traceback (most recent call last):\n  File "/e/site-packages/datasets/packaged/odd.py", line 7, in rows\n'
+        "    raise ValueError(\nValueError: the header names 4 fields\n\n"
+        "The above exception was the direct cause of the following exception:\n\nTraceback (most recent call last):\n"
+        '  File "/e/site-packages/datasets/builder.py", line 9, in _prepare\n    raise DatasetGenerationError(\n'
+    )
+    found = diagnose(reading + _GENERATED, 1)
+    assert found.cause is Cause.BAD_DATA
+    assert "the header names 4 fields" in found.evidence[1]
+    assert "the header names 4 fields" in " ".join(map(str, found.advice))
+    assert diagnose(_GENERATED, 1).evidence[0].startswith("datasets.exceptions")
+
+
+def test_an_argument_of_a_reward_function_is_a_column() -> None:
+    """A trainer hands it the columns; elsewhere such a call tells of versions."""
+    head = 'Traceback (most recent call last):\n  File "/w/t.py", line 36, in _calculate_rewards\n    x = f(y)\n'
+    error = "TypeError: exact() missing 1 required positional argument: 'answer'\n"
+    assert diagnose(head + error, 1).case == "reward_column_missing"
+    assert diagnose(head.replace("_calculate_rewards", "main") + error, 1).cause is Cause.API_DRIFT
+
+
+def test_a_notebook_that_was_ended_while_memory_grew_ran_out_of_it() -> None:
+    """Its host sends what looks like an interrupt; one that a user sent at another time says nothing."""
+    grew = "tcmalloc: large alloc 9976371200 bytes == 0x2985d8000 @  0x7f3452087b6b 0x7f34520a7379\n"
+    assert diagnose(f"Loading the model\n{grew}^C\n").cause is Cause.HOST_OOM
+    assert diagnose("Loading the model\n^C\n").cause is Cause.NONE
+    assert diagnose(f"{grew}Loading the model\n").cause is Cause.NONE
+    assert diagnose(f"{grew}{LOSS * 8}^C\n").cause is Cause.NONE
+
+
 _REFUSED = "requests.exceptions.ConnectionError: ('Connection aborted.', RemoteDisconnected('closed'))\n"
 _URLLIB = (
     'Traceback (most recent call last):\n  File "/e/site-packages/urllib3/connectionpool.py", line 7, in urlopen\n'

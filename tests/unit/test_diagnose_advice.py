@@ -448,6 +448,43 @@ def test_ones_own_last_line_is_told() -> None:
     assert "Your own code" not in told(f"{head}{library}RuntimeError: it is 3")
 
 
+def test_neither_a_starter_nor_a_bare_call_is_the_line_to_look_at() -> None:
+    """A file that an installer wrote, and a line that hands nothing over, have no mistake in them."""
+    library = '  File "/e/site-packages/accelerate/x.py", line 4, in g\n    y()\nRuntimeError: it is 3'
+    for file, code, is_named in (
+        ("/e/bin/accelerate", "sys.exit(main())", False),
+        ("/w/t.py", "trainer.train()", False),
+        ("/w/t.py", "main()", False),
+        ("/w/t.py", "trainer.train(resume_from_checkpoint=True)", True),
+        ("/w/t.py", "rows = read()", True),
+    ):
+        log = f'Traceback (most recent call last):\n  File "{file}", line 31, in f\n    {code}\n{library}'
+        assert ("Your own code" in told(log)) == is_named, code
+
+
+def test_a_condition_that_a_library_asserts_is_told() -> None:
+    """Without a message, the line of code is what it says."""
+    frame = '  File "/e/site-packages/timm/a.py", line 4, in g\n    assert kind is not None\n'
+    assert "assert kind is not None" in told(f"Traceback (most recent call last):\n{frame}AssertionError")
+    own = told(f"Traceback (most recent call last):\n{frame.replace('/e/site-packages/timm', '/w')}AssertionError")
+    assert "refuses" not in own
+
+
+def test_what_torch_refuses_is_no_refusal_of_the_library_that_called_it() -> None:
+    """A newer version of the library may call it as it should be."""
+    frame = '  File "/e/site-packages/timm/a.py", line 4, in g\n    run(x)\n'
+    torch = '  File "/e/site-packages/torch/utils/flow.py", line 9, in run\n    raise ValueError(\n'
+    log = f"Traceback (most recent call last):\n{frame}{torch}ValueError: the flow is odd"
+    assert "pip install -U timm)" in told(log)
+    assert "refuses" not in told(log)
+
+
+def test_a_command_that_a_message_introduces_is_told_with_it() -> None:
+    """`Please run:` alone says nothing."""
+    raised = "RuntimeError: The index is old. To fix this:\nodd-tool rebuild --all\nMore text."
+    assert "odd-tool rebuild --all" in told(raised)
+
+
 def test_a_refusal_is_told_in_the_librarys_words() -> None:
     """A sentence that a library raises on purpose is the reason; a newer version would refuse, too."""
     log = (
@@ -477,6 +514,7 @@ def test_no_library_is_blamed_for_an_error_of_the_system() -> None:
         ("File ~/e/lib/python3.11/site-packages/timm/models/rl.py:854, in patch(a)\n--> 854 x = y[-2]", 854),
         ("[/e/dist-packages/timm/models/rl.py](https://localhost:8080/#) in patch(a)\n--> 9 x = y[-2]", 0),
         ("/usr/lib/python3/dist-packages/timm/models/rl.py in patch(a)\n----> 9 x = y[-2]", 0),
+        ("File /e/site-packages/timm/models/rl.py:854, in patch(a)\n    853 z = 1\n--> 854 x = y[-2]\n    855 z", 854),
         ("│ /e/site-packages/timm/models/rl.py:854 in patch │\n│ ❱ 854 │   x = y[-2] │", 854),
         (r"File c:\Users\An A\Lib\site-packages\timm\models\rl.py:854, in patch(a)", 854),
     ],

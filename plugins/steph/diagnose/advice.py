@@ -163,7 +163,8 @@ _SAID_LINES, _SAID_CHARACTERS, _HINT_CHARACTERS = 12, 2000, 300
 _SENTENCE_END = re.compile(r"(?<=[.!?;]) +|\n+|[,:] (?=please )", re.I)
 _INSTRUCTS = re.compile(
     r"(?:please|either|try|use|set|run|consider|make sure|re-?install|upgrade|update|downgrade|pass|specify"
-    r"|reduc(?:e|ing)|you (?:can(?!['n])|should|must|need|may|have to)|to (?:fix|disable|avoid|enable|solve|resolve)"
+    r"|reduc(?:e|ing)|you (?:can(?!['n])|should|must|need|may|might|have to)"
+    r"|to (?:fix|disable|avoid|enable|solve|resolve)"
     r"|did you (?:mean|forget)|instead)\b",
     re.I,
 )
@@ -173,6 +174,10 @@ _IMPLIES = re.compile(
     re.I,
 )
 _STANDARD_LIBRARY = re.compile(r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]")
+_STARTER = re.compile(r"[/\\](?:bin|Scripts)[/\\][\w.-]{1,60}\"")  # what an installer wrote to start a program
+_ENTRY = re.compile(
+    r"(?:sys\.exit\()?(?:\w{1,60}\.){0,3}\w{0,60}(?:main|train|fit|run|evaluate)\(\)\)?$"
+)  # passes nothing on
 _CODE_CHARACTERS = 120
 _OF_THE_SYSTEM = re.compile(r"\[(?:Errno|WinError) \d")  # no library is at fault
 # causes of which the version of the package that raised may be the reason
@@ -264,20 +269,29 @@ def advice_of_unknown(chain: Chain, cause: Cause, root: Raised | None, has_place
         sentences = [one for one in map(str.strip, _SENTENCE_END.split(text)) if not _SAYS_NOTHING.search(one)]
         found = next(filter(_INSTRUCTS.match, sentences), None) or next(filter(_IMPLIES.match, sentences), None)
         if found is not None:
-            hint = redact(found[:_HINT_CHARACTERS].rstrip(";"))
+            more = (
+                sentences[sentences.index(found) + 1 :][:1] if found.endswith(":") else []
+            )  # the command that it names
+            hint = redact(" ".join((found, *more))[:_HINT_CHARACTERS].rstrip(";"))
             break
     steps = [say("diagnose.step.message_says", hint=hint)] if hint is not None else []
-    if cause not in _OF_VERSIONS:
+    if cause not in _OF_VERSIONS and cause is not Cause.BAD_DATA:
         return tuple(steps)
     last = root if root is not None and root.frames else chain[-1]
     modules = modules_of(last)
-    said = redact("\n".join(last.message)[:_HINT_CHARACTERS].strip())
+    said = redact("\n".join(last.message)[:_HINT_CHARACTERS].strip()) or (
+        last.last_code if last.last_code.startswith("assert ") else ""
+    )
     packages = list(dict.fromkeys(package_of(name) for name, _ in modules))[:2]
     if modules:
         package, in_folder = packages[0], modules[0][1]
-        is_unmeant = not last.is_deliberate or _FAILED.search(said) is not None
+        # what torch or Python raises on purpose, the library that called it did not mean
+        is_its_own = last.is_deliberate and _module_in(last.last_frame) == modules[0]
+        is_unmeant = not is_its_own or _FAILED.search(said) is not None
         if len(packages) == 2 and _IMPORTS.search("\n".join(last.frames[-200:])):
             steps.insert(0, say("diagnose.step.import_pair", package=package, caller=packages[1]))
+        elif is_unmeant and cause is Cause.BAD_DATA:
+            pass  # no other version would take such a row
         elif in_folder and is_unmeant:
             steps.append(say("diagnose.step.raised_in_folder", package=package))
         elif is_unmeant or (hint is None and not said):
@@ -290,6 +304,12 @@ def advice_of_unknown(chain: Chain, cause: Cause, root: Raised | None, has_place
     return (*steps, *own_code_of(last))
 
 
+def _module_in(frame: str) -> tuple[str, bool] | None:
+    """The module that a frame stands in, and whether it runs from a folder; None for one's own code and Python's."""
+    match = _MODULE.search(frame[:500])
+    return (match["installed"] or match["cached"] or match["folder"], match["folder"] is not None) if match else None
+
+
 def modules_of(raised: Raised) -> list[tuple[str, bool]]:
     """The modules in whose code an exception was raised, the innermost first, and whether each runs from a folder.
 
@@ -299,10 +319,9 @@ def modules_of(raised: Raised) -> list[tuple[str, bool]]:
     if _OF_THE_SYSTEM.match(raised.message[0]):
         return found
     for frame in reversed([frame for frame in raised.frames[-200:] if 'File "' in frame]):
-        match = _MODULE.search(frame[:500])
-        if match is not None:
-            name = match["installed"] or match["cached"] or match["folder"]
-            found += [(name, match["folder"] is not None)] if name not in _NOT_AT_FAULT else []
+        module = _module_in(frame)
+        if module is not None:
+            found += [module] if module[0] not in _NOT_AT_FAULT else []
         elif not _STANDARD_LIBRARY.search(frame[:500]):
             break
     return found
@@ -313,9 +332,11 @@ def own_code_of(raised: Raised) -> tuple[Message, ...]:
     frames = [frame[:500] for frame in raised.frames[-200:]]
     for frame, code in reversed(list(zip(frames, [*frames, ""][1:], strict=False))):
         match = _PLACE.search(frame)
-        if match is None or _MODULE.search(frame) or _STANDARD_LIBRARY.search(frame):
+        if match is None or _MODULE.search(frame) or _STANDARD_LIBRARY.search(frame) or _STARTER.search(frame):
             continue
         said = "" if 'File "' in code else redact(code.strip()[:_CODE_CHARACTERS])
+        if _ENTRY.match(said):
+            return ()
         place = {"file": match[1], "line": match[2]}
         step = "diagnose.step.own_code.shown" if said else "diagnose.step.own_code"
         return (say(step, **place, code=said) if said else say(step, **place),)

@@ -258,6 +258,8 @@ def _from_chain(chain: reader.Chain) -> _Candidate:
     root, clue = min(clues, key=lambda pair: -max(pair[1].weight, Weight.UNKNOWN))
     if clue.weight is Weight.ECHO:
         root, clue = next((pair for pair in clues if pair[1].weight is not Weight.ECHO), clues[0])
+    if root.type.endswith("DatasetGenerationError"):  # it says only what was done when another one came
+        root = told[0]
     others = tuple(raised.line for raised in chain if raised is not root)
     frame = (root.last_frame,) if root.last_frame else ()
     return _Candidate(clue, root.index, (*frame, root.line, *others), chain, root)
@@ -287,9 +289,9 @@ def clue_of(raised: reader.Raised, around: str = "") -> Clue:
         if found is not None and (best.cause is Cause.OTHER or found.weight > best.weight):
             best = found
     library = _LIBRARY_FRAME.search(raised.last_frame)
-    if raised.type == "KeyError" and best.cause is Cause.BAD_DATA and best.weight is Weight.LIKELY and library:
+    if best.cause is Cause.BAD_DATA and best.weight is Weight.LIKELY and library:
         is_of_rows = _HANDLES_DATA.search(library["rest"]) is not None
-        return best if is_of_rows else Clue(Cause.OTHER, Weight.UNKNOWN)  # a table of the library's own, not a row
+        return best if is_of_rows else Clue(Cause.OTHER, Weight.UNKNOWN)  # something of the library's own, not a row
     return best
 
 
@@ -313,6 +315,9 @@ def _from_end(read: _Log) -> list[_Candidate]:
     bare = tuple(reader.PrintedLine(line.index, line.text[len(reader.lead_of(line.text)) :]) for line in last)
     late = [chain for chain in reader.chains_of(bare) if not chain[0].ignored and chain[0].index > read.last_progress]
     harmless = {raised.index for chain in read.chains if chain[0].ignored for raised in chain}
+    if last[-1:] and last[-1].text.strip() == "^C" and not read.chains:  # a notebook host ends a process like this
+        grew = [line for line in last if "tcmalloc: large alloc" in line.text]
+        return [_Candidate(Clue(Cause.HOST_OOM, Weight.LIKELY), grew[-1].index, (grew[-1].text, "^C"))] if grew else []
     return [
         _from_chain(chain)
         for chain in late

@@ -280,6 +280,7 @@ _DRAWN_FRAME = re.compile(
     r"(?::(?P<line>\d{1,7}))?,? in (?P<function>[\w.<>]{1,100})"
 )
 _DRAWN_LINE = re.compile(r"^(?:-{1,6}>|[│|]\s{0,3}❱) {0,8}\d{1,7} ?(?P<code>.*)$")
+_DRAWN_CONTEXT = re.compile(r"^(?:[│|]\s{0,3})?\s{0,8}\d{1,7}(?: |$)")  # a line around the one that it marks
 _NAMES = (
     r"Error|Exception|Exit|Interrupt|Warning|Timeout|TimeoutExpired|OutOfResources|Enabled|Invalid"
     r"|NotFound|StopIteration|(?<=socket\.)(?:gaierror|timeout|herror)|BadZipFile|BrokenProcessPool|CompilerFailed|"
@@ -337,9 +338,14 @@ class Raised:
 
     @property
     def is_deliberate(self) -> bool:
-        """Whether the innermost line is a `raise` statement, as far as the log shows it."""
+        """Whether the innermost line is a `raise` or `assert` statement, as far as the log shows it."""
+        return self.last_code.startswith(("raise ", "assert "))
+
+    @property
+    def last_code(self) -> str:
+        """The line of code that raised it; empty where the log does not show it."""
         last = max((at for at, frame in enumerate(self.frames) if 'File "' in frame), default=len(self.frames))
-        return any(line.strip().startswith("raise ") for line in self.frames[last + 1 :])
+        return next((line.strip() for line in self.frames[last + 1 :] if line.strip()), "")
 
     @property
     def carries_another(self) -> bool:
@@ -452,7 +458,7 @@ def _build(stream: list[PrintedLine], start: int, at: int, end: int, match: re.M
         index=stream[at].index,
         type=kind,
         message=(message.strip(), *body),
-        frames=tuple(map(_as_python_prints, own)),
+        frames=_as_python_prints(own),
         printed=(*own, stream[at].text, *body),
         chained=any(_LINK.match(line.text) for line in above),
         ignored=any(_IGNORED.match(line.text) for line in above[max(0, begin - 2) :]),
@@ -461,9 +467,16 @@ def _build(stream: list[PrintedLine], start: int, at: int, end: int, match: re.M
     )
 
 
-def _as_python_prints(line: str) -> str:
-    """A frame, or the line of code that it stopped at, that a notebook or rich drew, as Python itself prints it."""
-    if frame := _DRAWN_FRAME.match(line):
-        return f'  File "{frame["file"]}", line {frame["line"] or 0}, in {frame["function"]}'
-    code = _DRAWN_LINE.match(line)
-    return f"    {code['code'].strip(' │')}" if code else line
+def _as_python_prints(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Frames, and the lines that they stopped at, that a notebook or rich drew, as Python itself prints them."""
+    found, is_drawn = [], False
+    for line in lines:
+        frame, code = _DRAWN_FRAME.match(line), _DRAWN_LINE.match(line)
+        is_drawn = is_drawn or frame is not None
+        if frame:
+            found.append(f'  File "{frame["file"]}", line {frame["line"] or 0}, in {frame["function"]}')
+        elif code:
+            found.append(f"    {code['code'].strip(' │')}")
+        elif not (is_drawn and _DRAWN_CONTEXT.match(line)):
+            found.append(line)
+    return tuple(found)
