@@ -648,3 +648,33 @@ def test_a_key_that_a_library_looks_up_is_no_column(frame: str, cause: Cause) ->
     """Unless the code that looks it up handles rows."""
     log = f'Traceback (most recent call last):\n  File "{frame}", line 3, in f\n    x["output"]\nKeyError: \'output\''
     assert diagnose(log, 1).cause is cause
+
+
+@pytest.mark.parametrize(
+    ("code", "case"),
+    [
+        ('row["args"]', "column_missing"),
+        ('example["checkpoint"]["args"]', "column_missing"),
+        ('[one["args"] for one in config_rows]', "column_missing"),
+        ('lr = config["optim"]["args"]', "setting_missing"),
+        ("x = cfg['args']", "setting_missing"),
+        ('model.load_state_dict(ckpt["args"])', "entry_not_in_checkpoint"),
+        ('args = torch.load(path, map_location="cpu")["args"]', "entry_not_in_checkpoint"),
+    ],
+)
+def test_a_missing_key_is_of_what_was_looked_into(code: str, case: str) -> None:
+    """The rows of the data, unless the line that failed reads a configuration or a checkpoint."""
+    log = f"Traceback (most recent call last):\n  File \"/w/train.py\", line 3, in f\n    {code}\nKeyError: 'args'"
+    assert diagnose(log, 1).case == case
+    other = log.replace('/w/train.py", line 3, in f', '/w/train.py", line 3, in g').replace(code, 'row["args"]')
+    assert diagnose(f"{log.rpartition(chr(10))[0]}\n{other.partition(chr(10))[2]}", 1).case == "column_missing"
+
+
+def test_memory_that_runs_out_under_a_compiler_is_memory() -> None:
+    """A frame of vLLM's compiler tells what to do only of a failure that nothing else explains."""
+    log = (
+        'Traceback (most recent call last):\n  File "/e/site-packages/vllm/compilation/backends.py", line 3, in f\n'
+        "    x = y(z)\n{}"
+    )
+    assert diagnose(log.format(OOM), 1).cause is Cause.CUDA_OOM
+    assert diagnose(log.format("RuntimeError: Tried to erase a node"), 1).case == "in_vllm_compiler"

@@ -486,7 +486,7 @@ def test_a_command_that_a_message_introduces_is_told_with_it() -> None:
 
 
 def test_a_refusal_is_told_in_the_librarys_words() -> None:
-    """A sentence that a library raises on purpose is the reason; a newer version would refuse, too."""
+    """What a library refuses on purpose, a newer one refuses too, unless it is about a model."""
     log = (
         'Traceback (most recent call last):\n  File "/w/t.py", line 3, in f\n    TrainingArguments("x")\n'
         '  File "/e/site-packages/transformers/training_args.py", line 4, in g\n    raise ValueError(\n'
@@ -495,7 +495,19 @@ def test_a_refusal_is_told_in_the_librarys_words() -> None:
     assert "what it expects: it requires the strategies to match" in told(log)
     assert "pip install -U" not in told(log)
     assert "pip install -U transformers" in told(log.replace("    raise ValueError(\n", "    x = y[0]\n"))
+    assert "pip install -U transformers" in told(log.replace(", in g", ", in from_pretrained"))
     assert "pip install -U transformers" in told(log.partition("ValueError: ")[0] + "NotImplementedError")
+
+
+def test_what_handed_the_exception_on_is_updated_too() -> None:
+    """A worker's exception is raised anew by the package that started the worker."""
+    log = (
+        'Traceback (most recent call last):\n  File "/e/site-packages/somelib/worker.py", line 4, in g\n    x = y[0]\n'
+        "{0}\n\nDuring handling of the above exception, another exception occurred:\n\n"
+        'Traceback (most recent call last):\n  File "/e/site-packages/caller/run.py", line 8, in h\n'
+        "    raise RuntimeError(error)\n{0}"
+    )
+    assert "pip install -U somelib caller" in told(log.format("RuntimeError: it went wrong"))
 
 
 def test_no_library_is_blamed_for_an_error_of_the_system() -> None:

@@ -190,6 +190,7 @@ _FAILED = re.compile(
     re.I,
 )
 _IMPORTS = re.compile(r"(?:site|dist)-packages[^\n]{0,300}, in <module>|^\s{1,20}(?:from \S{1,100} )?import ", re.M)
+_LOADS_MODEL = re.compile(r"\bin (?:from_pretrained|from_dict|from_config)\b|\bAuto\w+\.from_pretrained\(")
 _PLACE = re.compile(r'File "(?:[^"\n]{0,300}[/\\])?([^"/\\\n<]{1,100})", line (\d{1,7})')
 _SAYS_NOTHING = re.compile(
     r"report|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more info|documentation|LAUNCH_BLOCKING"
@@ -295,10 +296,14 @@ def advice_of_unknown(chain: Chain, cause: Cause, root: Raised | None, has_place
         elif in_folder and is_unmeant:
             steps.append(say("diagnose.step.raised_in_folder", package=package))
         elif is_unmeant or (hint is None and not said):
-            step = say("diagnose.step.raised_in", package=package, packages=" ".join(packages))
+            callers = (package_of(name) for raised in chain for name, _ in modules_of(raised))
+            both = " ".join(list(dict.fromkeys([*packages, *callers]))[:2])
+            step = say("diagnose.step.raised_in", package=package, packages=both)
             steps += [] if has_place else [step]
         elif hint is None:  # the code looked for this, and says so in words of its own
             steps.append(say("diagnose.step.refused", package=package, said=said))
+            if _LOADS_MODEL.search("\n".join(last.frames[-200:])):
+                steps.append(say("diagnose.step.newer_importer", importer=package))
     if has_place or cause is not Cause.OTHER:
         return tuple(steps)
     return (*steps, *own_code_of(last))
