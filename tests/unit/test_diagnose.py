@@ -178,6 +178,37 @@ def test_an_argument_of_a_reward_function_is_a_column() -> None:
     assert diagnose(head.replace("_calculate_rewards", "main") + error, 1).cause is Cause.API_DRIFT
 
 
+def _key(file: str, code: str, above: str = "") -> str:
+    head = f'Traceback (most recent call last):\n{above}  File "{file}", line 36, in f\n    {code}\n'
+    return f"{head}KeyError: 'images'\n"
+
+
+def test_a_key_is_missed_in_a_row_in_the_collators_rows_or_in_a_batch() -> None:
+    """What takes it away differs: the data, the Trainer's removal of columns, and a trainer of another version."""
+    collator = '  File "/e/site-packages/torch/fetch.py", line 5, in fetch\n    return self.collate_fn(data)\n'
+    trainer = '  File "/e/site-packages/transformers/trainer.py", line 5, in step\n    loss = self.compute_loss(x)\n'
+    assert diagnose(_key("/w/t.py", "x = row['images']"), 1).case == "column_missing"
+    assert diagnose(_key("/w/t.py", "x = row['images']", collator), 1).case == "collator_column_missing"
+    assert diagnose(_key("/w/t.py", "x = batch['images']", trainer), 1).case == "batch_key_missing"
+    assert diagnose(_key("/w/t.py", "x = row['images']", trainer), 1).case == "column_missing"
+
+
+@pytest.mark.parametrize(
+    ("file", "cause"),
+    [
+        ("/w/prep.py", Cause.BAD_DATA),
+        ("/e/site-packages/trl/trainer/x.py", Cause.OTHER),
+        ("/w/unsloth_compiled_cache/UnslothX.py", Cause.OTHER),
+    ],
+)
+def test_a_list_for_a_table_is_of_the_data_in_ones_own_code_alone(file: str, cause: Cause) -> None:
+    """Generated code of a library is no code of one's own."""
+    log = _key(file, "x = inputs['ids']").replace(
+        "KeyError: 'images'", "TypeError: list indices must be integers, not str"
+    )
+    assert diagnose(log, 1).cause is cause
+
+
 def test_a_notebook_that_was_ended_while_memory_grew_ran_out_of_it() -> None:
     """Its host sends what looks like an interrupt; one that a user sent at another time says nothing."""
     grew = "tcmalloc: large alloc 9976371200 bytes == 0x2985d8000 @  0x7f3452087b6b 0x7f34520a7379\n"

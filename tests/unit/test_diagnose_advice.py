@@ -448,6 +448,25 @@ def test_ones_own_last_line_is_told() -> None:
     assert "Your own code" not in told(f"{head}{library}RuntimeError: it is 3")
 
 
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "UnboundLocalError: local variable 'kinds' referenced before assignment",
+        "TypeError: 'dict' object is not callable",
+        "ValueError: too many values to unpack (expected 2)",
+        "ZeroDivisionError: division by zero",
+    ],
+)
+def test_an_error_of_pythons_own_kinds_in_a_library_asks_for_a_newer_one(raised: str) -> None:
+    """Beside one's own line; where that line raised it, or the library on purpose, no version is at fault."""
+    own = 'Traceback (most recent call last):\n  File "/w/t.py", line 31, in f\n    out = run(kinds)\n'
+    library = '  File "/e/site-packages/timm/x.py", line 4, in g\n    y()\n'
+    assert "pip install -U timm." in told(f"{own}{library}{raised}")
+    assert "t.py, line 31" in told(f"{own}{library}{raised}")
+    assert "pip install -U" not in told(f"{own}{raised}")
+    assert "pip install -U" not in told(f"{own}{library.replace('y()', 'raise E(y)')}{raised}")
+
+
 def test_neither_a_starter_nor_a_bare_call_is_the_line_to_look_at() -> None:
     """A file that an installer wrote, and a line that hands nothing over, have no mistake in them."""
     library = '  File "/e/site-packages/accelerate/x.py", line 4, in g\n    y()\nRuntimeError: it is 3'

@@ -193,8 +193,8 @@ _IMPORTS = re.compile(r"(?:site|dist)-packages[^\n]{0,300}, in <module>|^\s{1,20
 _LOADS_MODEL = re.compile(r"\bin (?:from_pretrained|from_dict|from_config)\b|\bAuto\w+\.from_pretrained\(")
 _PLACE = re.compile(r'File "(?:[^"\n]{0,300}[/\\])?([^"/\\\n<]{1,100})", line (\d{1,7})')
 _SAYS_NOTHING = re.compile(
-    r"report|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more info|documentation|LAUNCH_BLOCKING"
-    r"|USE_CUDA_DSA|TORCH_LOGS|NCCL_DEBUG|enable traceback|look up|try again",
+    r"report|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more (?:info|details)|documentation"
+    r"|indices must be|LAUNCH_BLOCKING|USE_CUDA_DSA|TORCH_LOGS|NCCL_DEBUG|enable traceback|look up|try again",
     re.I,
 )
 
@@ -330,6 +330,14 @@ def modules_of(raised: Raised) -> list[tuple[str, bool]]:
         elif not _STANDARD_LIBRARY.search(frame[:500]):
             break
     return found
+
+
+def newer_of(raised: Raised) -> tuple[Message, ...]:
+    """A step that updates the installed library in whose code an error of Python's own kinds came up; maybe empty."""
+    modules = modules_of(raised)
+    if not modules or modules[0][1] or raised.is_deliberate:
+        return ()
+    return (say("diagnose.step.newer_importer", importer=package_of(modules[0][0])),)
 
 
 def own_code_of(raised: Raised) -> tuple[Message, ...]:

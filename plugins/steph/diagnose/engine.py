@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from steph.base.messages import text
+from steph.base.messages import Message, text
 from steph.base.terms import Cause, Phase
 from steph.base.text import encoding_of, redact
 from steph.base.units import gib
 from steph.diagnose import reader
-from steph.diagnose.advice import advice_of_unknown, captured, case_of, facts_of, own_code_of, words_of
+from steph.diagnose.advice import advice_of_unknown, captured, case_of, facts_of, newer_of, own_code_of, words_of
 from steph.diagnose.figures import (
     Collective,
     Losses,
@@ -143,7 +143,7 @@ def diagnose(
     is_looked_through = is_place or (case is None and bool(row.get("says_what_to_do")))
     first = advice_of_unknown(chain, cause, root, is_place) if is_looked_through else ()
     words = words_of(cause, case, facts, captured(case, texts) if case else None, first)
-    own_code = own_code_of(root) if case is not None and case.shows_line and root is not None else ()
+    places = _places_of(root, case) if root is not None else ()
     evidence = _telling(chosen, case)
     every = (*rank_words, *evidence, *_quoted(read, case, hung, evidence))
     unique = dict.fromkeys(redact(text.strip())[:_EVIDENCE_CHARACTERS] for text in every if text.strip())
@@ -164,8 +164,16 @@ def diagnose(
         evidence=tuple(unique)[:_EVIDENCE_LINES],
         oom=oom,
         meaning=words.meaning,
-        advice=(*words.steps, *own_code),
+        advice=(*words.steps[: 1 if len(places) > 1 else None], *places),
     )
+
+
+def _places_of(root: reader.Raised, case: Case | None) -> tuple[Message, ...]:
+    """For an error of Python's own kinds: the library in which it came up, and one's own line that led there."""
+    if case is None or not case.shows_line:
+        return ()
+    is_told = bool(case.steps) or case.cause is not Cause.OTHER
+    return (*(() if is_told else newer_of(root)), *own_code_of(root))
 
 
 def first_traceback(log: str) -> str | None:
