@@ -709,3 +709,30 @@ def test_memory_that_runs_out_under_a_compiler_is_memory() -> None:
     )
     assert diagnose(log.format(OOM), 1).cause is Cause.CUDA_OOM
     assert diagnose(log.format("RuntimeError: Tried to erase a node"), 1).case == "in_vllm_compiler"
+
+
+@pytest.mark.parametrize(
+    ("inner", "cause", "case"),
+    [
+        (OOM, Cause.CUDA_OOM, None),
+        ("CppCompileError: C++ compile error", Cause.OTHER, "cpp_compile"),
+        ("AssertionError: ", Cause.OTHER, "dynamo"),
+    ],
+)
+def test_what_the_compiler_wraps_counts(inner: str, cause: Cause, case: str | None) -> None:
+    """torch.compile prints the exception of its backend in the second line of its own."""
+    log = (
+        'Traceback (most recent call last):\n  File "/e/site-packages/torch/_dynamo/x.py", line 3, in f\n    x = y(z)\n'
+        f"torch._dynamo.exc.BackendCompilerFailed: backend='inductor' raised:\n{inner}\n\nSet TORCH_LOGS for more"
+    )
+    found = diagnose(log, 1)
+    assert found.cause is cause
+    assert case is None or found.case == case
+
+
+def test_a_row_that_cannot_be_stacked_is_no_broken_checkpoint() -> None:
+    """The same words come of a batch whose rows differ in length and of a file of pieces."""
+    log = 'Traceback (most recent call last):\n  File "/e/torch/x.py", line 3, in {}\n    out = elem.new(s)\n'
+    line = "RuntimeError: Trying to resize storage that is not resizable"
+    assert diagnose(log.format("default_collate") + line, 1).case == "rows_not_stacked"
+    assert diagnose(log.format("_load") + line, 1).case == "checkpoint_of_shards"

@@ -474,6 +474,8 @@ def test_neither_a_starter_nor_a_bare_call_is_the_line_to_look_at() -> None:
         ("/e/bin/accelerate", "sys.exit(main())", False),
         ("/w/t.py", "trainer.train()", False),
         ("/w/t.py", "main()", False),
+        ("C:\\Python311\\Lib\\multiprocessing\\queues.py", "return loads(res)", False),
+        ("C:\\w\\lib\\rows.py", "return loads(res)", True),
         ("/w/t.py", "trainer.train(resume_from_checkpoint=True)", True),
         ("/w/t.py", "rows = read()", True),
     ):
@@ -527,6 +529,8 @@ def test_what_handed_the_exception_on_is_updated_too() -> None:
         "    raise RuntimeError(error)\n{0}"
     )
     assert "pip install -U somelib caller" in told(log.format("RuntimeError: it went wrong"))
+    in_a_folder = log.replace("/e/site-packages/caller", "/w/LLaMA-Factory/src/llamafactory")
+    assert "pip install -U somelib)" in told(in_a_folder.format("RuntimeError: it went wrong"))
 
 
 def test_no_library_is_blamed_for_an_error_of_the_system() -> None:
@@ -537,6 +541,8 @@ def test_no_library_is_blamed_for_an_error_of_the_system() -> None:
     )
     assert "safetensors" not in told(log.format("OSError"))
     assert "safetensors" in told(log.format("OSError").replace("[Errno 71] ", ""))
+    of_rust = log.replace("[Errno 71] Protocol error", "I/O error: Protocol error (os error 71)")
+    assert "safetensors" not in told(of_rust.format("RuntimeError"))
 
 
 @pytest.mark.parametrize(
@@ -547,6 +553,7 @@ def test_no_library_is_blamed_for_an_error_of_the_system() -> None:
         ("/usr/lib/python3/dist-packages/timm/models/rl.py in patch(a)\n----> 9 x = y[-2]", 0),
         ("File /e/site-packages/timm/models/rl.py:854, in patch(a)\n    853 z = 1\n--> 854 x = y[-2]\n    855 z", 854),
         ("│ /e/site-packages/timm/models/rl.py:854 in patch │\n│ ❱ 854 │   x = y[-2] │", 854),
+        ("│ /e/site-packages/timm/models/rl.py:854 in │\n│ patch │\n│ ❱ 854 │   x = y[-2] │", 854),
         (r"File c:\Users\An A\Lib\site-packages\timm\models\rl.py:854, in patch(a)", 854),
     ],
 )

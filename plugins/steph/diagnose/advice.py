@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -173,13 +174,16 @@ _IMPLIES = re.compile(
     r"|\brequires? [^\n]{1,120} to be installed|\bmay help\b|\bbut you didn't\b|\bmake sure\b)",
     re.I,
 )
-_STANDARD_LIBRARY = re.compile(r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]")
+_STANDARD_LIBRARY = re.compile(
+    r"[/\\]python3(?:\.\d{1,2})?[/\\]\w{1,60}[/\\.]"
+    rf"|\\[Ll]ib\\(?:{'|'.join(sorted(sys.stdlib_module_names))})[\\.]"  # of Windows
+)
 _STARTER = re.compile(r"[/\\](?:bin|Scripts)[/\\][\w.-]{1,60}\"")  # what an installer wrote to start a program
 _ENTRY = re.compile(
     r"(?:sys\.exit\()?(?:\w{1,60}\.){0,3}\w{0,60}(?:main|train|fit|run|evaluate)\(\)\)?$"
 )  # passes nothing on
 _CODE_CHARACTERS = 120
-_OF_THE_SYSTEM = re.compile(r"\[(?:Errno|WinError) \d")  # no library is at fault
+_OF_THE_SYSTEM = re.compile(r"\[(?:Errno|WinError) \d|.{0,300}\(os error \d")  # no library is at fault
 # causes of which the version of the package that raised may be the reason
 _OF_VERSIONS = frozenset((Cause.OTHER, Cause.API_DRIFT, Cause.IMPORT_ERROR))
 _NOT_AT_FAULT = frozenset(("torch", "numpy", "fire", "click", "typer"))
@@ -296,8 +300,8 @@ def advice_of_unknown(chain: Chain, cause: Cause, root: Raised | None, has_place
         elif in_folder and is_unmeant:
             steps.append(say("diagnose.step.raised_in_folder", package=package))
         elif is_unmeant or (hint is None and not said):
-            callers = (package_of(name) for raised in chain for name, _ in modules_of(raised))
-            both = " ".join(list(dict.fromkeys([*packages, *callers]))[:2])
+            every = (pair for one in (last, *chain) for pair in modules_of(one))
+            both = " ".join(list(dict.fromkeys(package_of(name) for name, is_folder in every if not is_folder))[:2])
             step = say("diagnose.step.raised_in", package=package, packages=both)
             steps += [] if has_place else [step]
         elif hint is None:  # the code looked for this, and says so in words of its own

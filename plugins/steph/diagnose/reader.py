@@ -277,7 +277,7 @@ _FRAME = re.compile(r'^\s*(?:\|\s*)?File "|^\s*[│|]')
 # a notebook's frame (`File x.py:3, in f(a)`, `[x.py](link) in f(a)`, `x.py in f(a)`), rich's, and the line it marks
 _DRAWN_FRAME = re.compile(
     r"^(?:[│|]\s{0,3})?(?:File )?\[?(?P<file>(?:[~/]|[A-Za-z]:[/\\])[^\n\"\]]{1,300}?\.py)\]?(?:\(\S{0,300}\))?"
-    r"(?::(?P<line>\d{1,7}))?,? in (?P<function>[\w.<>]{1,100})"
+    r"(?::(?P<line>\d{1,7}))?,? in(?: (?P<function>[\w.<>]{1,100})|\s{0,100}[│|]?$)"  # rich may wrap before the name
 )
 _DRAWN_LINE = re.compile(r"^(?:-{1,6}>|[│|]\s{0,3}❱) {0,8}\d{1,7} ?(?P<code>.*)$")
 _DRAWN_CONTEXT = re.compile(r"^(?:[│|]\s{0,3})?\s{0,8}\d{1,7}(?: |$)")  # a line around the one that it marks
@@ -354,9 +354,11 @@ class Raised:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Type and message in growing scope; the last ones undo a terminal's hard and soft wraps."""
+        """What it wraps, then type and message in growing scope; the last undo a terminal's hard and soft wraps."""
         rest = (self.message[1:],) if len(self.message) > 1 else ()
-        return (self.line, *(f"{self.line}{glue}{glue.join(more)}" for more in rest for glue in ("\n", "", " ")))
+        inner = self.message[1:2] if self.message and _names_another(self.message[0]) else ()
+        glued = (f"{self.line}{glue}{glue.join(more)}" for more in rest for glue in ("\n", "", " "))
+        return (*inner, self.line, *glued)
 
 
 Chain = tuple[Raised, ...]
@@ -427,9 +429,16 @@ def _is_frame(text: str) -> bool:
     return bool(_FRAME.match(text)) or text.startswith(("    ", "╰"))
 
 
+def _names_another(text: str) -> bool:
+    """Whether a message only says that another exception was raised, which its next line names (torch.compile)."""
+    return text.endswith("raised:")
+
+
 def _message_end(stream: list[PrintedLine], at: int) -> int:
     takes_blank = bool(_LONG_MESSAGE.search(stream[at].text.partition(":")[2]))
     end = at + 1
+    if _names_another(stream[at].text) and end < len(stream) and _match_of(stream[end].text):
+        end += 1
     while end < min(len(stream), at + _MESSAGE_LINES):
         line = stream[end]
         if (not line.text and not takes_blank) or _STOP.search(line.text) or line.is_bar or line.is_mild:
@@ -469,12 +478,15 @@ def _build(stream: list[PrintedLine], start: int, at: int, end: int, match: re.M
 
 def _as_python_prints(lines: tuple[str, ...]) -> tuple[str, ...]:
     """Frames, and the lines that they stopped at, that a notebook or rich drew, as Python itself prints them."""
-    found, is_drawn = [], False
+    found: list[str] = []
+    is_drawn = False
     for line in lines:
         frame, code = _DRAWN_FRAME.match(line), _DRAWN_LINE.match(line)
         is_drawn = is_drawn or frame is not None
-        if frame:
-            found.append(f'  File "{frame["file"]}", line {frame["line"] or 0}, in {frame["function"]}')
+        if found and found[-1].endswith(", in "):
+            found[-1] += line.strip(" │|")
+        elif frame:
+            found.append(f'  File "{frame["file"]}", line {frame["line"] or 0}, in {frame["function"] or ""}')
         elif code:
             found.append(f"    {code['code'].strip(' │')}")
         elif not (is_drawn and _DRAWN_CONTEXT.match(line)):
