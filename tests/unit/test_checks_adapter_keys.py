@@ -119,11 +119,21 @@ def test_an_adapter_of_another_base_does_not_fit(
         ("base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight", False),
         ("base_model.model.model.embed_tokens.base_layer.weight", True),
         ("base_model.model.lm_head.base_layer.weight", True),
+        ("base_model.model.model.embed_tokens.token_adapter.base_layer.weight", True),  # of larger embeddings
     ],
 )
 def test_key_names_are_pefts_own(name: str, holds: bool) -> None:
     """What `save_pretrained` writes is loaded; wrappers, names in memory and a missing prefix are passed over."""
     assert check("adapter_loadable", (Tensor(name, "F32", (8, 32), 0, 0),)).holds is holds
+
+
+@pytest.mark.parametrize(("kept", "holds"), [("base_model.model.lm_head.weight", True), ("", False)])
+def test_a_module_that_is_saved_whole_may_lie_there_twice(kept: str, holds: bool) -> None:
+    """PEFT writes its copies, too, where the embeddings were made larger; alone they load nothing."""
+    copies = [f"base_model.model.lm_head.{name}.weight" for name in ("modules_to_save", "original_module")]
+    own = tuple(Tensor(name, "F32", (70, 32), 0, 0) for name in filter(None, [*copies, kept]))
+    found = check("adapter_loadable", (*lora(*on_layers(0, 1, 2, 3)), *own))
+    assert found.holds is holds
 
 
 def test_a_base_is_read_from_config_and_headers(tmp_path: Path) -> None:

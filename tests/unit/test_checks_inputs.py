@@ -195,6 +195,14 @@ def test_what_steers_an_answer(steering: dict[str, float], severity: Severity | 
     assert (check.severity if check.holds is False else None) is severity
 
 
+def test_who_chooses_among_labels_alone_forces_none() -> None:
+    """Only where they vary and are not all right; a letter that is favoured is no limit."""
+    limited = [_call(steering={"prefix_allowed_tokens_fn": 1.0})]
+    assert steering_check(limited).severity is Severity.FAIL
+    assert steering_check(limited, says_labels=True).severity is Severity.INFO
+    assert steering_check([_call(steering={"sequence_bias": 1.0})], says_labels=True).severity is Severity.FAIL
+
+
 PROMPT = "次の問いに答えなさい。\n一 条文を引用しないこと。\n二 記号だけで答えること。\n答え:"
 
 

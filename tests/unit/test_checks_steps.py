@@ -81,6 +81,26 @@ def test_a_rate_that_fades_at_once(schedule: Callable[[int], float], holds: bool
     assert check("learning_rate_runs", printed("learning_rate", tuple(map(schedule, range(20))))).holds is holds
 
 
+@pytest.mark.parametrize(
+    ("schedule", "holds"),
+    [
+        (lambda n: (1 + math.cos(2 * math.pi * n / 20)) / 2, False),  # a scheduler that steps twice as often
+        (lambda n: min(1, n / 3) * (1 + math.cos(2 * math.pi * n / 20)) / 2, False),
+        (lambda n: (1 + math.cos(math.pi * (n % 7) / 7)) / 2, True),  # restarted on purpose
+        (lambda n: abs(1 - n / 10), False),
+        (lambda n: 1.0, True),
+        (lambda n: min(n / 10, 2 - n / 10), True),  # one cycle
+        (lambda n: 0.3 + 0.7 * abs(1 - n / 10), True),
+    ],
+    ids=["cosine", "after_warmup", "restarts", "triangle", "constant", "one_cycle", "shallow"],
+)
+def test_a_rate_that_rises_again_after_its_end(schedule: Callable[[int], float], holds: bool) -> None:
+    """As printed, and as it was seen in a loop, which prints none."""
+    rates = tuple(map(schedule, range(20)))
+    assert check("learning_rate_runs", printed("learning_rate", rates)).holds is holds
+    assert check("learning_rate_runs", Trained(own_rates=rates)).holds is holds
+
+
 def test_a_warmup_that_was_asked_for_may_last() -> None:
     """Where the settings ask for a warm-up of nearly all steps, a rate that climbs to the end is as asked."""
     evidence = printed("learning_rate", (1e-5, 2e-5, 3e-5, 4e-5), settings=TrainSettings(warmup_ratio=0.9))

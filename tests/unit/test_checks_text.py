@@ -171,6 +171,41 @@ def test_a_majority_may_answer_otherwise_than_the_response_that_was_kept() -> No
     assert verdicts(row("a", "b"), ensemble=3)["answers_as_responded"] is None
 
 
+@pytest.mark.parametrize(
+    ("votes", "answer", "holds"),
+    [
+        ("bba", "b", True),
+        ("aab", "b", False),
+        ("ab", "b", True),  # as many
+        ("aa?", "b", None),  # who wrote the reader knows what the third says
+    ],
+)
+def test_the_answer_of_several_runs_is_the_majoritys(votes: str, answer: str, holds: bool | None) -> None:
+    """Where the results have all responses; none of them is a loop of the others."""
+    one = row("", answer).model_copy(update={"response": "\n".join(votes), "runs": tuple(votes)})
+    for ensemble in (1, 3):
+        found = verdicts(one, one, ensemble=ensemble)
+        assert found["answers_as_responded"] is holds
+        assert found["responses_bounded"] is True
+
+
+def test_a_question_that_is_right_by_any_of_its_runs_fails() -> None:
+    """Whatever most of them say: that is no accuracy, unless votes were weighed, which is not always right."""
+    apart = [row("", "b").model_copy(update={"runs": tuple("aab"), "is_correct": right}) for right in (True, False)]
+    hardness = [
+        next(one.severity for one in response_checks(rows, cot=False, ensemble=3, rehearsal=False, seconds=1.0)
+             if one.id == "answers_as_responded")
+        for rows in ((apart[0], apart[0]), (apart[0], apart[1]))
+    ]  # fmt: skip
+    assert hardness == [Severity.FAIL, Severity.WARN]
+
+
+def test_a_number_may_have_a_comma() -> None:
+    """Which its label has not."""
+    assert strict_letter("答えは3,200円です。", cot=False, labels=("3200", "320")) == "3200"
+    assert strict_letter("1,2", cot=False, labels=("1", "2", "12")) is None
+
+
 GARBAGE = ("庭園の石を積む", "鉄道の線路を測る人", "温泉の湯を引く管の太さ", "漁船")
 
 

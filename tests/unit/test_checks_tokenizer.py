@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from steph.base.files import Tensor
 from steph.base.terms import Severity
 from steph.judge.checks_adapter import tokenizer_check
 
-BASE = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "<|im_end|>"}]}
+BASE: dict[str, Any] = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "<|im_end|>"}]}
 
 
 def written(path: Path, content: object) -> Path:
@@ -39,6 +41,30 @@ def test_a_word_may_be_added_but_none_may_change_its_number(saved: object, holds
     check = tokenizer_check(written(tmp_path / "saved.json", saved), written(tmp_path / "base.json", BASE))
     assert check.holds is holds
     assert check.severity is Severity.WARN
+
+
+@pytest.mark.parametrize(
+    ("added", "padding", "tensors", "holds"),
+    [
+        (["<law>"], "<pad>", (), False),
+        (["<law>"], "<pad>", ("base_model.model.model.embed_tokens.lora_embedding_A",), False),
+        (["<law>"], "<pad>", ("base_model.model.model.embed_tokens.weight",), True),
+        (["<law>"], "<pad>", ("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta",), True),
+        (["<pad>"], "<pad>", (), True),  # which nothing ever reads
+        ([], "<pad>", (), True),
+    ],
+)
+def test_an_added_word_needs_an_embedding_that_is_saved(
+    added: list[str], padding: str, tensors: tuple[str, ...], holds: bool, tmp_path: Path
+) -> None:
+    """Beyond the base's own rows each load would draw another one; a free row of the base is everybody's."""
+    words = [*BASE["added_tokens"], *({"id": n, "content": one} for n, one in enumerate(added, 3))]
+    saved = written(tmp_path / "tokenizer.json", BASE | {"added_tokens": words})
+    written(tmp_path / "tokenizer_config.json", {"pad_token": {"content": padding}})
+    base = written(tmp_path / "base.json", BASE)
+    held = [Tensor(name, "F32", (4, 4), 0, 0) for name in tensors]
+    assert tokenizer_check(saved, base, 3, held).holds is holds
+    assert tokenizer_check(saved, base, 8).holds is True
 
 
 def test_without_two_files_nothing_is_said(tmp_path: Path) -> None:

@@ -563,6 +563,27 @@ def test_gradients_are_left_only_where_each_step_finds_some(sound: TrainEvidence
 
 
 @pytest.mark.parametrize(
+    ("left", "is_found"), [([0.3, 0.6, 0.9], True), ([0.3], False), ([0.0, 0.0, 0.4], False), ([], False)]
+)
+def test_gradients_that_a_loops_first_backward_pass_finds(
+    sound: TrainEvidence, tmp_path: Path, left: list[float], is_found: bool
+) -> None:
+    """By then whoever clears them has done so: a step that still finds those before it adds them up for ever."""
+    loop = each("training_begins", source="loop", accumulation=None, batch_size=None)
+    found = broken(judged(sound, tmp_path, loop, each("training_ends", left_gradients=left)))
+    assert found.get("updates_seen") == (Severity.WARN if is_found else None)
+
+
+@pytest.mark.parametrize(("thoughts", "is_found"), [([True, True], True), ([True, False], False), (None, False)])
+def test_labels_that_end_with_a_thought(
+    sound: TrainEvidence, tmp_path: Path, thoughts: list[bool] | None, is_found: bool
+) -> None:
+    """Nothing behind the thoughts is learnt, whatever the file's answers are."""
+    found = broken(judged(sound, tmp_path, each("batch", ends_in_thought=thoughts)))
+    assert found == ({"answer_supervised": Severity.WARN} if is_found else {})
+
+
+@pytest.mark.parametrize(
     ("begins", "rates", "is_found"),
     [
         ({"warmup_steps": 0, "steps_due": 10}, [], False),  # 0.3 steps, rounded down

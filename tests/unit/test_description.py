@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 from steph.conduct.preparation import config_template, read_inputs
-from steph.contract.commands import Place, applied, evaluate_call, own_models, passed_names, train_call, unsaid_settings
+from steph.contract.commands import (
+    Place,
+    applied,
+    evaluate_call,
+    evaluated_in_4bit,
+    own_models,
+    passed_names,
+    train_call,
+    unsaid_settings,
+)
 from steph.contract.description import Description, DescriptionError, load_description, preset_names, preset_table
 from steph.contract.options import Options
 from steph.contract.placeholders import filled, filled_words, spelled
@@ -172,6 +181,12 @@ def test_a_fixed_setting_takes_the_place_of_the_profiles_and_has_no_rung(tmp_pat
     ]  # fmt: skip
     assert "lora_dropout" in unsaid_settings(description)
     assert found.evaluate.load_in_4bit is False
+    fixed = described(tmp_path, BARE + "\nfixed = { load_in_4bit = true, ensemble = 5 }")
+    asked = applied(profile(), fixed).evaluate
+    assert (asked.load_in_4bit, asked.ensemble) == (True, 5)
+    # its program loads 4-bit weights whatever the training did; others only as the training did
+    assert evaluated_in_4bit(fixed, asked, trained_in_4bit=False)
+    assert not evaluated_in_4bit(description, asked, trained_in_4bit=False)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,20 @@ def test_rows_of_this_kind_are_the_files(kind: Callable[[int], Row], tmp_path: P
     assert found <= said_of_it
 
 
+def explained(n: int, taught: str = "output") -> Row:
+    """A letter, and why; `taught`: the field that is learnt."""
+    row = {"input": said(n, 12), "output": LETTERS[n % 4], "explanation": said(n, 10, salt="why")}
+    row |= {"note": f"{said(n, 12)} {LETTERS[n % 4]}"}  # the whole row, as some files have it beside its parts
+    return row | {"output": row[taught]}
+
+
+@pytest.mark.parametrize(("taught", "is_found"), [("explanation", True), ("note", False), ("output", False)])
+def test_another_field_than_the_answer_is_learnt(taught: str, is_found: bool, tmp_path: Path) -> None:
+    """Which is no answer of the file's; a field that has the whole row is learnt where all of it is."""
+    found = judged(tmp_path, [explained(n) for n in range(COUNT)], [explained(n, taught) for n in range(COUNT)])
+    assert ("answers_of_file" in found) is is_found
+
+
 @pytest.mark.parametrize("kind", [labelled, sampled, brief, chat, extracted, continued])
 def test_rows_of_this_kind_from_another_file_are_found(kind: Callable[[int, str], Row], tmp_path: Path) -> None:
     """The same template and labels around other texts."""

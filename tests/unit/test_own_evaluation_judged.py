@@ -298,6 +298,10 @@ def test_a_question_of_the_training_is_told_by_the_question_alone(tmp_path: Path
     [
         (lambda one: one.raw.update(accuracy=75), "a percentage"),
         (lambda one: one.raw.update(accuracy="75.0%"), "written as text"),
+        (lambda one: one.raw.update(accuracy="75 ％", n="4"), "all figures as text"),
+        (lambda one: one.raw.update(accuracy="3/4", n=4.0), "a fraction, and a count with a point"),
+        (lambda one: _rows(one, lambda row: row | {"ok": "〇" if row["ok"] else "×"}), "marks for right and wrong"),
+        (lambda one: _rows(one, lambda row: row | {"ok": "1.0" if row["ok"] else "0.0"}), "numbers as text"),
         (lambda one: _rows(one, lambda row: row | {"ok": int(row["ok"])}), "numbers for right and wrong"),
         (lambda one: _rows(one, lambda row: row | {"said": row["said"].lower(), "gold": f"({row['gold']})"}), "labels"),
         (lambda one: one.raw.update(adapter=str(one.root / ADAPTER)), "a whole path"),
@@ -310,6 +314,64 @@ def test_a_sound_variant_is_not_accused(change: Callable[[Planted], object], why
     change(one)
     _, checks = one.judged()
     assert broken(checks.values()) == set(), why
+
+
+def _limited(one: Planted, said: str) -> None:
+    """The program lets the model say these labels and nothing else."""
+    rights = tuple(letter == gold for letter, gold in zip(said, GOLD, strict=True))
+    _say(one, tuple(said), said=tuple(said), ok=rights)
+    one.raw["accuracy"] = sum(rights) / 4
+    for fact in one.facts:
+        fact |= {"steering": {"prefix_allowed_tokens_fn": 1.0}} if fact["fact"] == "generation" else {}
+
+
+@pytest.mark.parametrize(("said", "severity"), [(SAID, Severity.INFO), (GOLD, Severity.FAIL), ("AAAA", Severity.FAIL)])
+def test_a_choice_among_labels_alone_is_no_force(said: str, severity: Severity, tmp_path: Path) -> None:
+    """Unless it lets the model say the right one alone, or the same one always."""
+    one = sound(tmp_path, "choice")
+    _limited(one, said)
+    _, checks = one.judged()
+    assert (checks["answers_free"].holds, checks["answers_free"].severity) == (False, severity)
+    assert said != SAID or broken(checks.values()) == {"answers_free"}
+
+
+def test_right_answers_that_are_all_yes_make_no_label_of_no_unheard_of(tmp_path: Path) -> None:
+    """Of a few questions; what else was answered is a label, too."""
+    one = sound(tmp_path, "choice")
+    for row in one.raw["rows"]:
+        del row["c"]
+    one.raw["rows"] = [row | {"gold": "はい"} for row in one.raw["rows"]]
+    _say(one, ("はい。", "いいえ。", "はい、そうです。", "いいえ"), said=("はい", "いいえ") * 2, ok=(True, False) * 2)
+    one.raw["accuracy"] = 0.5
+    _, checks = one.judged()
+    assert broken(checks.values()) == set()
+    _say(one, ("はい。", "いいえ。", "はい、そうです。", "いいえ"), said=("はい",) * 4, ok=(True,) * 4)
+
+
+SHOTS = "問題: 別の問いがここにある。\n答え: B"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_found"),
+    [
+        ("{question}\n{choices}\n答え: {gold}\n\n{question}\n{choices}\n答え:", True),
+        (SHOTS + "\n\n{question}\n{choices}\n答え:", False),
+        ("{question}\nもう一度読む。\n{question}\n{choices}\n答え:", False),
+        ("{question}\n{choices}\n答え: {other}\n\n{question}\n{choices}\n答え:", False),  # somebody's, to be judged
+    ],
+)
+def test_a_question_that_is_its_own_example(prompt: str, is_found: bool, tmp_path: Path) -> None:
+    """Seen by the lines of the prompts, which the results need not have."""
+    one = sound(tmp_path, "choice")
+    calls = [fact for fact in one.facts if fact["fact"] == "generation"]
+    for n, fact in enumerate(calls):
+        gold, other = GOLD[n], GOLD[n - 1]
+        text = prompt.format(question=QUESTIONS[n], choices=CHOICES[n], gold=gold, other=other)
+        lines = [text_hash(line)[:8] for line in text.splitlines() if line.strip()]
+        fact |= {"prompt_fingerprints": [list(fingerprints(text))], "prompt_lines": [lines]}
+    _, checks = one.judged()
+    assert (checks["frame_as_trained"].holds is False) is is_found
+    assert not is_found or checks["frame_as_trained"].severity is Severity.FAIL
 
 
 def test_numbers_are_found_as_they_are_written(tmp_path: Path) -> None:

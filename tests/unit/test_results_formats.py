@@ -224,9 +224,23 @@ def test_rows_in_a_file_of_their_own_are_read(tmp_path: Path) -> None:
     assert [rows.name for rows in file.rows_files] == ["rows-1.jsonl"]
 
 
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_line_that_is_no_row_heads_the_rows_or_sums_them_up(place: int, tmp_path: Path) -> None:
+    """What has nothing that a row has; a row that lacks its answer stays one."""
+    own_json(tmp_path, items=None)
+    rows: list[dict[str, object]] = [{"q": f"問 {n}", "gold": "x", "answer": "x", "text": "x"} for n in range(3)]
+    rows.insert(place, {"meta": {"model": "org/m"}, "score": 1.0})
+    (tmp_path / "out/rows-1.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    row = {k: v for k, v in OWN.row.items() if k != "correct"}
+    form = ResultsForm(**{**vars(OWN), "rows": "out/rows-*.jsonl", "row": row})
+    assert [one.question for one in content(tmp_path, form).results] == ["問 0", "問 1", "問 2"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"summary": {"accuracy": 0.5, "n": "3.5"}}, "count(summary.n)が件数でない"),
+        ({"summary": {"accuracy": "3/0", "n": 3}}, "score(summary.accuracy)が数でない"),
         ({"summary": {"accuracy": "high", "n": 3}}, "score(summary.accuracy)が数でない"),
         ({"summary": {"accuracy": 0.5, "n": "three"}}, "count(summary.n)が件数でない"),
         ({"items": "none"}, "rows(items)に行の並びがない"),

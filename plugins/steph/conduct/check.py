@@ -15,7 +15,7 @@ from steph.base.messages import Message, phrase, say
 from steph.base.terms import StageId
 from steph.conduct.preparation import Inputs, config_template, pipeline_python, place_of, read_inputs
 from steph.conduct.training import settings_at
-from steph.contract.commands import Call, evaluate_call, passed_names, train_call, unsaid_settings
+from steph.contract.commands import Call, evaluate_call, evaluated_in_4bit, passed_names, train_call, unsaid_settings
 from steph.contract.description import FILE_NAME, Description
 from steph.contract.options import Options
 from steph.contract.results_files import READERS
@@ -68,7 +68,7 @@ def check_lines(options: Options, profile: Profile) -> Iterator[str]:
             description,
             place_of(root, python, evaluate, found.dataset, RECORD / "given-2", on_gpu=on_gpu, train_file=rows),
             model,
-            asked.changed(load_in_4bit=asked.load_in_4bit and settings.use_4bit),
+            asked.changed(load_in_4bit=evaluated_in_4bit(description, asked, trained_in_4bit=settings.use_4bit)),
             adapter=description.output_dir,
         )
         yield "H-3:"

@@ -331,7 +331,7 @@ class Evaluation:
         asked = setup.profile.evaluate
         used_4bit = attempt.settings.use_4bit if isinstance(attempt.settings, TrainSettings) else asked.load_in_4bit
         settings = asked.changed(
-            load_in_4bit=asked.load_in_4bit and used_4bit,
+            load_in_4bit=commands.evaluated_in_4bit(setup.description, asked, trained_in_4bit=used_4bit),
             use_cot=asked.use_cot or variant.use_cot,
             use_rag=asked.use_rag or variant.use_rag,
         )

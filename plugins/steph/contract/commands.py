@@ -120,6 +120,11 @@ def _evaluation(asked: EvalSettings, description: Description) -> EvalSettings:
     return asked.changed(**{"load_in_4bit": in_4bit, **fixed})
 
 
+def evaluated_in_4bit(description: Description, asked: EvalSettings, *, trained_in_4bit: bool) -> bool:
+    """Whether the evaluation loads 4-bit weights: as the training did, or because its program has that inside."""
+    return asked.load_in_4bit and (trained_in_4bit or "load_in_4bit" in description.evaluate.fixed.given)
+
+
 @dataclass(frozen=True)
 class Call:
     """The commands of one attempt: `argv`, with commands before and after it, all in `cwd` from the root with `env`.

@@ -294,6 +294,7 @@ class EvaluateFixed(_Given):
 
     samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
     load_in_4bit: bool | None = None
+    ensemble: Annotated[int, Field(ge=1, le=100)] | None = None
 
 
 class Evaluate(Section):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steph.contract.results_files import ResultsFormat
 
 MOST_SECONDS = 1e9
+MOST_LABEL_CHARS = 20
 NO_ANSWER, FAILED = "unknown", "error"  # what is written in an answer's place
 
 EvaluationKind = Literal["generate", "choice", "loglikelihood", "metric"]
@@ -105,6 +106,7 @@ class Row(_Part):
     is_correct: bool
     response: str | None = None
     score: float | None = None
+    runs: tuple[str, ...] = ()  # the responses of several runs, of which the answer was voted
     task: str = ""
     seconds: object = None
     finish_reason: object = None
@@ -159,9 +161,13 @@ class Results(_Part):
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels that its answers are, in their order: those that its right answers are taken from."""
-        return answer_labels(
-            [row.correct_answer for row in self.results], [choices_of(row.choices) for row in self.results]
-        )
+        golds = [row.correct_answer for row in self.results]
+        labels = answer_labels(golds, [choices_of(row.choices) for row in self.results])
+        if labels != tuple(sorted({*golds})):
+            return labels
+        # words: of a few questions the right answers may all be `yes`
+        answers = {row.predicted_answer for row in self.results if row.is_answered}
+        return tuple(sorted({*golds} | {one for one in answers if 0 < len(one) <= MOST_LABEL_CHARS}))
 
     @property
     def mean_counts(self) -> float | None:

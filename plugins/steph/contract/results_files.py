@@ -11,6 +11,7 @@ import contextlib
 import fnmatch
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from steph.contract import results_lm_eval
 from steph.contract.questions import plain_label
 from steph.contract.results import (
     FAILED,
+    MOST_LABEL_CHARS,
     NO_ANSWER,
     Config,
     Results,
@@ -36,10 +38,14 @@ from steph.contract.results import (
 )
 
 MOST_ANSWER_CHARS = 2000
-_RIGHT, _WRONG = (
-    ("true", "yes", "correct", "right", "1", "正解", "○"),
-    ("false", "no", "incorrect", "wrong", "0", "不正解", "×"),
-)
+_RIGHT = {
+    "true", "t", "yes", "y", "correct", "right", "ok", "pass", "passed",
+    "正解", "正", "正确", "○", "〇", "◯", "✓", "✔", "✅",
+}  # fmt: skip
+_WRONG = {
+    "false", "f", "no", "n", "incorrect", "wrong", "ng", "fail", "failed",
+    "不正解", "誤", "错误", "×", "✕", "✗", "✘", "❌",
+}  # fmt: skip
 
 
 def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
@@ -54,13 +60,14 @@ def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> 
         value = _number(told)
         if value is None:
             raise UnreadableError(say("unreadable.score_no_number", key=form.score, value=str(told)[:60]))
-        is_percentage = 1 < value <= 100 or (isinstance(told, str) and told.strip().endswith("%"))
+        is_percentage = 1 < value <= 100 or (isinstance(told, str) and told.strip().endswith(("%", "％")))
         value /= 100 if is_percentage and form.kind != "metric" else 1  # a metric may be any number
     if form.count is not None:
-        counts = values_at(raw, form.count)
-        if not counts or any(type(one) is not int or one < 0 for one in counts):
-            raise UnreadableError(say("unreadable.count_no_number", key=form.count, value=str(counts)[:60]))
-        count = sum(one for one in counts if isinstance(one, int))
+        told_counts = values_at(raw, form.count)
+        counts = [one for one in map(_count, told_counts) if one is not None]
+        if not counts or len(counts) < len(told_counts):
+            raise UnreadableError(say("unreadable.count_no_number", key=form.count, value=str(told_counts)[:60]))
+        count = sum(counts)
     if value is None and rows:
         value = sum(row.counts for row in rows) / len(rows)
     if value is None:
@@ -72,11 +79,19 @@ def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> 
     return Results(config=config, results=rows, scores=(score,)), (rows_file,) if rows_file else ()
 
 
+def _count(value: object) -> int | None:
+    """A number of rows, also one that is written as text or with a point."""
+    number = _number(value)
+    return int(number) if number is not None and number >= 0 and number == int(number) else None
+
+
 def _number(value: object) -> float | None:
+    """A number, also one that is written as text: `66.7 %`, or `2/3`."""
     if isinstance(value, str):
+        parts = unicodedata.normalize("NFKC", value).strip().removesuffix("%").split("/")
         try:
-            value = float(value.strip().removesuffix("%"))
-        except ValueError:
+            value = float(parts[0]) / float(parts[1]) if len(parts) == 2 else float(parts[0])
+        except (ValueError, ZeroDivisionError):
             return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -87,12 +102,17 @@ def _rows_in(raw: object, rows_file: Path | None, form: ResultsForm) -> list[obj
     """The rows; None where the description names none. A table of rows by their ids is a list of its values."""
     if rows_file is not None:
         is_lines = rows_file.suffix == ".jsonl"
-        return [*read_json_rows(rows_file)] if is_lines else _listed(read_json(rows_file), rows_file.name)
+        return _told(read_json_rows(rows_file), form) if is_lines else _listed(read_json(rows_file), rows_file.name)
     if form.rows is None:
-        return raw if isinstance(raw, list) and form.row else None
+        return _told(raw, form) if isinstance(raw, list) and form.row else None
     if "/" in form.rows or form.rows.endswith((".jsonl", ".json")):
         raise UnreadableError(say("unreadable.no_rows_file", path=form.rows))
     return _listed(value_at(raw, form.rows), form.rows)
+
+
+def _told(lines: Sequence[object], form: ResultsForm) -> list[object]:
+    """The lines that are rows: what has nothing that a row has heads them, or sums them up."""
+    return [one for one in lines if any(value_at(one, place) is not None for place in form.row.values())] or [*lines]
 
 
 def _listed(value: object, name: str) -> list[object]:
@@ -112,6 +132,7 @@ def _row(raw: object, n: int, form: ResultsForm) -> Row:
     answer = plain_label(_text(predicted)) if predicted is not None else ""
     if "predicted" in form.row and predicted is None:
         answer = NO_ANSWER
+    runs = tuple(one for one in response if isinstance(one, str)) if isinstance(response, list) else ()
     score = _flag(told("correct"))
     if score is None:
         if "correct" in form.row:
@@ -127,6 +148,7 @@ def _row(raw: object, n: int, form: ResultsForm) -> Row:
         is_correct=score >= 1,
         score=score,
         response=_text(response) if response is not None else None,
+        runs=runs if len(runs) > 1 else (),
     )
 
 
@@ -136,7 +158,8 @@ def _flag(value: object) -> float | None:
         return float(value)
     if isinstance(value, str):
         said = value.strip().lower()
-        return 1.0 if said in _RIGHT else 0.0 if said in _WRONG else None
+        if said in _RIGHT | _WRONG:
+            return float(said in _RIGHT)
     return _number(value)
 
 
@@ -147,9 +170,6 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return "\n".join(_text(one.get("content") if isinstance(one, Mapping) else one) for one in value)
     return "" if value is None else str(value)
-
-
-MOST_LABEL_CHARS = 20
 
 
 def read_lawqa(path: Path) -> Results:

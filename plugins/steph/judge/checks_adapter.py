@@ -32,8 +32,10 @@ _LORA = re.compile(r"\.lora_(?:embedding_)?[AB](?:\.weight)?$")
 # (the embeddings' and the head's base layers are saved on purpose, where LoRA is on them)
 _FOREIGN = re.compile(
     r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|^base_model\.model\.(?:base_model\.model|module)\."
-    r"|\.modules_to_save\.|\.original_module\.|(?<!embed_tokens)(?<!lm_head)(?<!wte)\.base_layer\.weight$|\blora_\w+\.default\."
+    r"|\.modules_to_save\.|\.original_module\.|(?<!embed_tokens)(?<!lm_head)(?<!wte)(?<!token_adapter)\.base_layer\.weight$|\blora_\w+\.default\."
 )
+_EMBEDS = re.compile(r"(?:embed\w*|wte|word_embeddings)\.(?!lora_)(?:.*\.)?(?:weight|trainable_tokens\w*)")
+_COPY = re.compile(r"\.(?:modules_to_save|original_module)\.")
 # the tower of another kind of input, layers that predict further tokens, and experts, which are stored in many ways
 _ELSEWHERE = re.compile(r"\b(?:visual|vision\w*|audio\w*|mtp|experts?)\.")
 # PEFT fills these with zeros: of a linear layer's pair the second, of an embedding's the first
@@ -81,9 +83,16 @@ def base_check(folder: Path, model_name: str) -> Check:
 
 
 def config_checks(
-    folder: Path, settings: TrainSettings, tensors: tuple[Tensor, ...], unsaid: frozenset[str] = frozenset()
+    folder: Path,
+    settings: TrainSettings,
+    tensors: tuple[Tensor, ...],
+    unsaid: frozenset[str] = frozenset(),
+    scalings: Sequence[float] = (),
 ) -> tuple[Check, ...]:
-    """Check that `adapter_config.json` is there and says what was asked; nobody asked for `unsaid` settings."""
+    """Check that `adapter_config.json` is there and says what was asked; nobody asked for `unsaid` settings.
+
+    `scalings`: those that the adapter was trained with, which whoever loads it takes from this file.
+    """
     try:
         config = read_adapter_config(folder)
     except UnreadableError as error:
@@ -110,10 +119,23 @@ def config_checks(
         if (value := config.get(name)) and value != usual
     ]
     wrong += _unlike_weights(config, settings, tensors)
+    own = _scaling_of(config)
+    if own is not None and scalings and not any(math.isclose(own, one, rel_tol=1e-3) for one in scalings):
+        wrong.append(say("adapter.other_scaling", found=own, trained=scalings[0]))
     return (
         ADAPTER_CONFIG.check(kind == "LORA", "read", kind=one_line(kind, 40)),
         ADAPTER_AS_ASKED.check(not wrong, "differs" if wrong else "as_asked", settings=wrong, r=settings.lora_r),
     )
+
+
+def _scaling_of(config: Mapping[str, object]) -> float | None:
+    """The factor that this configuration means; None where single layers have their own, or it says none."""
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank <= 0:
+        return None
+    if config.get("rank_pattern") or config.get("alpha_pattern"):
+        return None
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _unlike_weights(
@@ -293,7 +315,10 @@ def _loadable_check(
     tensors: tuple[Tensor, ...], placed: Sequence[tuple[Tensor, tuple[int, str]]], base: BaseModel
 ) -> Check:
     """The keys are PEFT's own, and fit the base: no layer, no module and no width that it does not have."""
-    foreign = [t.name for t in tensors if not t.name.startswith("base_model.model.") or _FOREIGN.search(t.name)]
+    # of a module that is saved whole beside larger embeddings PEFT writes its own copies, too
+    names = {tensor.name for tensor in tensors}
+    kept = [t.name for t in tensors if _COPY.sub(".", t.name) not in names - {t.name}]
+    foreign = [name for name in kept if not name.startswith("base_model.model.") or _FOREIGN.search(name)]
     if foreign:
         first = one_line(foreign[0], 120)
         return ADAPTER_LOADABLE.check(False, "foreign", keys=len(tensors), foreign=len(foreign), example=first)
@@ -367,8 +392,12 @@ def _values_check(scans: tuple[Scan, ...]) -> Check:
     return ADAPTER_VALUES.check(not wrong, "odd" if wrong else "plausible", troubles=wrong, largest=largest)
 
 
-def tokenizer_check(saved: Path, base: Path | None) -> Check:
-    """Compare two `tokenizer.json` by their words: a word may be added, but none may change its number."""
+def tokenizer_check(saved: Path, base: Path | None, rows: int | None = None, tensors: Iterable[Tensor] = ()) -> Check:
+    """Compare two `tokenizer.json` by their words: a word may be added, but none may change its number.
+
+    Nor may one be added beyond the `rows` of the base's embedding that no tensor of the adapter embeds: whoever loads
+    the adapter gives it another one at random. A token for padding is never read.
+    """
     known = _words(base) if base is not None else None
     if known is None or not saved.is_file():
         return TOKENIZER_KEPT.check(None, "none")
@@ -376,6 +405,10 @@ def tokenizer_check(saved: Path, base: Path | None) -> Check:
     if words is None:
         return TOKENIZER_KEPT.check(False, "unreadable")
     changed = [word for word, number in known.items() if words.get(word) != number]
+    beyond = sorted(word for word, number in words.items() if rows and number >= rows and word not in known)
+    lost = [word for word in beyond if word != _padding_of(saved.parent)]
+    if not changed and lost and not any(_EMBEDS.search(tensor.name) for tensor in tensors):
+        return TOKENIZER_KEPT.check(False, "unembedded", added=len(lost), example=one_line(lost[0], 40))
     return TOKENIZER_KEPT.check(
         not changed,
         "changed" if changed else "kept",
@@ -384,6 +417,15 @@ def tokenizer_check(saved: Path, base: Path | None) -> Check:
         example=one_line(changed[0], 40) if changed else "",
         added=len(words.keys() - known.keys()),
     )
+
+
+def _padding_of(folder: Path) -> str | None:
+    try:
+        told = read_json_object(folder / "tokenizer_config.json", MAX_CONFIG_BYTES).get("pad_token")
+    except UnreadableError:
+        return None
+    told = told.get("content") if isinstance(told, Mapping) else told
+    return told if isinstance(told, str) else None
 
 
 def _words(path: Path) -> dict[str, int] | None:

@@ -35,6 +35,7 @@ from steph.judge.checks_trained_use import (
     ADAPTER_ACTIVE,
     BASE_AS_TRAINED,
     FRAME_AS_TRAINED,
+    LABEL_FORMS,
     LEAST_PRINTS,
     PROMPTS_BARE,
     PROMPTS_HOLD_QUESTIONS,
@@ -63,10 +64,6 @@ from steph.record.values import Check
 
 MOST_UNSTOPPED = 0.5
 MANY_ANSWERS = 2  # for each row of the results
-_LABEL_FORMS = (
-    "{}", "{}.", "{}。", "({})", "答え:{}", "回答:{}", "正解:{}", "Answer:{}", "正解は{}です。", "答えは{}です。"
-)  # fmt: skip
-
 _RESPONSES = (Needs.RESPONSES,)
 
 ANSWERS_GENERATED = CheckKind("answers_generated", "H-3", FAIL, trap=2, core=True)
@@ -112,7 +109,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         _responses_check(seen, rows),
         _greedy_check(seen, rows),
         _stopped_check(seen),
-        steering_check(generations),
+        steering_check(generations, says_labels=_says_labels(evidence, results)),
         recorded_prompts_check(rows, seen.prompts_by_line),
         *answering_weight_checks(generations, with_adapter, seen.adapter_folder),
         inputs_check(generations),
@@ -121,6 +118,15 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         quantised_check(evidence.settings.load_in_4bit, worked),
         *place_checks(worked, on_gpu=evidence.on_gpu),
     )
+
+
+def _says_labels(evidence: EvalEvidence, results: Results | None) -> bool:
+    """Whether the responses to a choice are nothing but labels, that vary and are not all the right ones."""
+    if results is None or evidence.form.format == "lawqa" or evidence.form.kind != "choice":
+        return False
+    said = [plain_label(row.response or "") for row in results.results]
+    is_own = any(one != row.correct_answer for one, row in zip(said, results.results, strict=True))
+    return is_own and len({*said}) > 1 and {*said} <= {*results.labels}
 
 
 def as_asked(seen: Answering, rows: Sequence[Row]) -> tuple[tuple[Row, ...], int]:
@@ -279,7 +285,7 @@ def _is_until_right(seen: Answering, rows: Sequence[Row], *, is_same_prompt: boo
 def _says_other(answer: Answer, label: str, labels: Set[str]) -> bool:
     """Whether a response, or its first or last line, is nothing but another of the labels."""
     texts = {text for other in labels - {label} for text in (other, other.upper()) if other}
-    return any(text_hash(form.format(text)) in (answer.hashes or ()) for text in texts for form in _LABEL_FORMS)
+    return any(text_hash(form.format(text)) in (answer.hashes or ()) for text in texts for form in LABEL_FORMS)
 
 
 def _stopped_check(seen: Answering) -> Check:

@@ -35,6 +35,7 @@ MOST_VOCABULARY = 150_000  # a loss is called exploded by the chance of no small
 EXPLODED_OVER_CHANCE, EXPLODED_OVER_FIRST = 1.5, 5.0
 ZIGZAG_STEPS, ZIGZAG_SHARE = 10, 0.5  # losses of rows go up and down, but not each time and by half of what they are
 LEAST_RATE_LEFT = 0.01  # of the highest, on average of the second half: a cosine leaves 0.18
+RATE_AT_REST = 0.05  # of the highest
 LONGEST_WARMUP = 0.5  # of the steps; a schedule that was asked for longer may climb to the end
 
 LOSS_FINITE = CheckKind("loss_finite", "H-2", FAIL)
@@ -187,7 +188,8 @@ def scaled_loss(begins: TrainingBegins, ends: TrainingEnds | None) -> tuple[floa
 def step_checks(trained: Trained) -> tuple[Check, ...]:
     """All checks of norms, rates and losses step by step; of two sources the one that accuses hardest counts."""
     norms, losses = trained.by_source("grad_norm"), trained.by_source("loss")
-    rates = [rates for rates in _unrounded(trained.by_source("learning_rate")) if len(rates) >= LEAST_STEPS]
+    told = _unrounded(trained.by_source("learning_rate")) or [trained.own_rates]
+    rates = [rates for rates in told if len(rates) >= LEAST_STEPS]
     finite_norms = [_finite(source) for source in norms if _finite(source)]
     finite_losses = [_finite(source) for source in losses if _finite(source)]
     bounded: list[_Judged] = [
@@ -248,7 +250,10 @@ def _numbers(norms: tuple[float, ...]) -> _Judged:
 
 
 def _schedule(rates: tuple[float, ...], *, may_climb: bool) -> _Judged:
-    """A schedule ends in one zero at most, and is past its warm-up before its end."""
+    """A schedule ends in one zero at most, is past its warm-up before its end, and does not rise again after its end.
+
+    Who restarts it on purpose does so at once, or within a short warm-up.
+    """
     highest = max(rates)
     at_rest = [not rate > 1e-6 * highest for rate in rates]
     if not highest > 0 or all(at_rest[1:]):
@@ -262,6 +267,12 @@ def _schedule(rates: tuple[float, ...], *, may_climb: bool) -> _Judged:
     climbs = all(later >= earlier for earlier, later in pairwise(rates)) and rest[-1] > rest[0]
     if climbs and not may_climb:
         return False, say("check.learning_rate_runs.climbs", first=rates[0], last=rates[-1]), WARN
+    begun = next(n for n, rate in enumerate(rates) if rate > highest / 2)  # a warm-up may begin at zero
+    lowest = rates.index(min(rates[begun:]), begun)
+    rise = rates[lowest:]
+    is_slow = len(rise) >= LEAST_STEPS and all(0 <= later - earlier < highest / 2 for earlier, later in pairwise(rise))
+    if rates[lowest] < highest * RATE_AT_REST and rates[-1] > highest / 2 and is_slow:
+        return False, say("check.learning_rate_runs.returns", lowest=rates[lowest], last=rates[-1]), WARN
     said = say("check.learning_rate_runs.runs", rates=len(rates), first=rates[0], highest=highest, last=rates[-1])
     return True, said, None
 

@@ -311,7 +311,9 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
             try:
                 told = training_row(raw, row_format)
                 texts = (*(turn.text for turn in told.turns[:-1] if turn.text), told.answer)  # which may be empty
-                prompt_texts = told.prompt_texts
+                # another field of the row is no answer either, unless it holds the whole row
+                further = {*_texts(raw)} - {turn.text for turn in told.turns} if len(told.turns) > 1 else ()
+                prompt_texts = (*told.prompt_texts, *(one for one in further if told.last_prompt not in one))
             except ValueError:
                 texts, prompt_texts = tuple(_texts(raw)), ()
             if any(texts):

@@ -29,6 +29,7 @@ LEAST_LINE_CHARS = 4
 LEAST_PROMPTS = 3  # what all of them have is a template's
 FORCING = ("force_words_ids", "constraints", "forced_bos_token_id", "forced_decoder_ids", "sequence_bias",
            "prefix_allowed_tokens_fn")  # fmt: skip
+LIMITING = {"prefix_allowed_tokens_fn", "logits_processor"}
 _MARKS = re.compile(r"[<＜]|\[/?INST|\[/?SYS")  # of templates: these may be special tokens, which leave no text
 TOLERANCE = 0.02  # of a norm: a matrix that is saved in bf16 keeps its norm and its sum to a thousandth
 CUT = 2.0**-7  # of a sum, in bf16
@@ -88,8 +89,12 @@ def template_check(facts: Sequence[Batch | Generation]) -> Check:
     return TEMPLATE_ONCE.check(2 * sum(rows) <= len(rows), "counted", rows=len(rows), nested=sum(rows))
 
 
-def steering_check(calls: Sequence[Generation]) -> Check:
-    """The check of what the program alone asked `generate` to force, forbid or punish."""
+def steering_check(calls: Sequence[Generation], *, says_labels: bool = False) -> Check:
+    """The check of what the program alone asked `generate` to force, forbid or punish.
+
+    `says_labels`: each answer is a label, which vary and are not all the right ones. Who lets a model choose among
+    labels alone forces none of them; that is a note.
+    """
     if not calls:
         return ANSWERS_FREE.check(None, "none")
     found: dict[str, float] = {}
@@ -99,6 +104,8 @@ def steering_check(calls: Sequence[Generation]) -> Check:
         if not is_sound_penalty and not is_short:
             found[name] = value
     forces = any(name in FORCING for name in found)
+    if found and says_labels and found.keys() <= LIMITING:
+        return ANSWERS_FREE.check(False, "limited", severity=INFO, arguments=[*found])
     shown = [one_line(f"{name}={value:g}", 60) for name, value in sorted(found.items())]
     return ANSWERS_FREE.check(
         not found, "steered" if found else "free", severity=FAIL if forces else None, arguments=shown

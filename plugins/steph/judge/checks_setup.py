@@ -344,7 +344,13 @@ def _supervised_check(batches: Sequence[Batch]) -> Check:
 
 
 def _answer_check(batches: Sequence[Batch]) -> Check:
-    """Labels from the row's beginning that leave several tokens at its end are on the prompt."""
+    """Labels from the row's beginning that leave several tokens at its end are on the prompt.
+
+    Where the last label closes a thought, no answer follows: what is learnt is to end there.
+    """
+    known = [one for batch in batches if not batch.packed for one in batch.ends_in_thought or () if one is not None]
+    if 2 * sum(known) > len(known):
+        return ANSWER_SUPERVISED.check(False, "thoughts", rows=len(known), thoughts=sum(known))
     rows = [
         (first, tail, ends)
         for batch in batches

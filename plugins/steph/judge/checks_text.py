@@ -75,14 +75,17 @@ def response_checks(
     if not rows:
         return tuple(one.check(None, say("evaluation.no_answers"), rehearsal=rehearsal) for one in _ALL)
     reader, is_free = _Reader(labels, cot), kind == "generate"
-    responded = ANSWERS_AS_RESPONDED.check(None, "majority", runs=ensemble)
+    responded = _vote_check(rows, reader, ensemble)
     grounded = ANSWERS_GROUNDED.check(None, "majority", runs=ensemble)
-    if ensemble <= 1:
+    has_runs = any(row.runs for row in rows)
+    each = tuple(row.model_copy(update={"response": run}) for row in rows for run in row.runs or (row.response,))
+    rows = tuple(reader.voted(row) for row in rows)
+    if ensemble <= 1 and not has_runs:
         responded, grounded = _contradiction_check(rows, reader), _grounded_check(rows, reader)
     # generated tokens that were not cut from the prompt's bring the whole prompt, and a parser its letters
     echoes = sum(repeats_question(row.response or "", row.question, row.choices) for row in rows)
     return (
-        _bounded_check(rows, cot, rehearsal, is_free=is_free),
+        _bounded_check(each, cot, rehearsal, is_free=is_free),
         _ended_check(rows, rehearsal),
         _present_check(rows, random_weights, is_free=is_free),
         *_parsed_checks(rows, reader, rehearsal, random_weights),
@@ -178,6 +181,11 @@ class _Reader:
         held = [label for label in self.labels if (text := self.text_of(label, choices)) and reading.bare(text) == said]
         return held[0] if said and len(held) == 1 else None
 
+    def voted(self, row: Row) -> Row:
+        """The row with one of its runs for its response: the first that gives the recorded answer, else the first."""
+        each = [row.model_copy(update={"response": run}) for run in row.runs]
+        return next((one for one in each if self.read(one) == row.predicted_answer), each[0] if each else row)
+
     def text_of(self, label: str, choices: Choices) -> str | None:
         """A label's choice; None where labels are words, which stand in no order that tells."""
         names = choices.labels if label in choices.labels else self.labels if label_places(self.labels) else ()
@@ -235,6 +243,18 @@ def _contradiction_check(rows: tuple[Row, ...], reader: _Reader) -> Check:
     response, answer = apart[0]
     counts: Figures = {"questions": len(rows), "different": len(apart)}
     return ANSWERS_AS_RESPONDED.check(False, "otherwise", response=response, answer=answer, **counts)
+
+
+def _vote_check(rows: tuple[Row, ...], reader: _Reader, ensemble: int) -> Check:
+    """Of several runs the answer is the one that most of them give, where each of them is recorded and can be read."""
+    told = [(row, [reader.read(row.model_copy(update={"response": run})) for run in row.runs]) for row in rows]
+    read = [(row, Counter(said)) for row, said in told if len(said) > 1 and None not in said]
+    if not read:
+        return ANSWERS_AS_RESPONDED.check(None, "majority", runs=ensemble)
+    apart = [row for row, votes in read if votes[row.predicted_answer] < max(votes.values())]
+    # who weighs votes is not always right by it
+    severity = FAIL if len(apart) >= LEAST_CREDITED and all(row.is_correct for row in apart) else WARN
+    return ANSWERS_AS_RESPONDED.check(not apart, "voted", severity=severity, questions=len(read), different=len(apart))
 
 
 def _grounded_check(rows: tuple[Row, ...], reader: _Reader) -> Check:

@@ -189,6 +189,10 @@ def asks(answer: Answer, row: Row) -> bool:
 
 
 LEAST_ALIKE, LEAST_GOLDS = 2, 3  # questions with one right answer; such answers
+LEAST_OWN_LINE = 8  # characters of a line that is one question's alone
+LABEL_FORMS = (
+    "{}", "{}.", "{}。", "({})", "答え:{}", "回答:{}", "正解:{}", "Answer:{}", "正解は{}です。", "答えは{}です。"
+)  # fmt: skip
 LEAST_LEADS = 4  # rows whose learnt answers stand behind the same header
 LEAST_SAME = 3  # pairs before a place where two endings differ
 LONGEST_LABEL = 3  # pairs: two tokens between two others
@@ -462,6 +466,30 @@ def _lost_turns(batches: Sequence[Batch], calls: Collection[Call]) -> bool:
     return bool(frozenset.intersection(*in_rows) - {one for own in in_prompts for one in own})
 
 
+def _own_examples(seen: Answering, asked: Sequence[Row]) -> int:
+    """How many questions stand in their own prompt twice, with the right answer first of all behind the first time."""
+    found = 0
+    for row in asked:
+        gold, labels = row.correct_answer, {one.correct_answer for one in asked}
+        answers = {
+            text_hash(form.format(text))[:8]: label
+            for label in labels if label
+            for text in (label, label.upper())
+            for form in LABEL_FORMS
+        }  # fmt: skip
+        told = [*row.question.splitlines(), *(row.choices if isinstance(row.choices, list) else [])]
+        own = [text_hash(line)[:8] for line in map(str, told) if len(normal_form(line)) >= LEAST_OWN_LINE]
+        for answer in answers_to(seen.counting, row):
+            lines = answer.lines or ()
+            line = next((one for one in own if one in lines), None)
+            places = [n for n, one in enumerate(lines) if one == line]
+            behind = [answers[one] for one in lines[places[0] : places[-1]] if one in answers] if places else []
+            if behind[:1] == [gold]:
+                found += 1
+                break
+    return found
+
+
 def _told_by_lines(seen: Answering, asked: Sequence[Row]) -> bool:
     """Whether several right answers each have a line that stands in all of their prompts and in no other ones."""
     by_gold: dict[str, list[set[str]]] = {}
@@ -485,6 +513,9 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     calls = {id(answer.call): answer.call for answer in seen.counting}.values()
     if not settings.use_rag and _told_by_lines(seen, asked):
         return FRAME_AS_TRAINED.check(False, "told", severity=FAIL)
+    if examples := _own_examples(seen, asked):
+        severity = FAIL if 2 * examples > len(asked) else None
+        return FRAME_AS_TRAINED.check(False, "own_examples", severity=severity, examples=examples, questions=len(asked))
     in_rows = [count for fact in batches for count in fact.special_tokens or ()]
     in_prompts = [count for call in calls for count in call.special_tokens or ()]
     if seen.wants_adapter and in_rows and in_prompts:

@@ -79,13 +79,14 @@ def judge_training(
     save = last_save(training, evidence.witness, outcome.adapter_sha256) if evidence.witness else None
     ended = training.ends.matrices if training and training.ends else None
     is_saved_mean = save is not None and is_mean(save.matrices, ended)  # of the last steps, saved after the last one
+    scalings = training.begins.lora.scaling if training and training.begins.lora else ()
     checks = (
         *process_checks(evidence.returncode, evidence.output, on_gpu=evidence.card is not None),
         _final_line_check(trained),
         *weights,
-        *checks_adapter.config_checks(folder, evidence.settings, tensors, evidence.unsaid),
+        *checks_adapter.config_checks(folder, evidence.settings, tensors, evidence.unsaid, scalings),
         checks_adapter.last_check(folder, state, last_loss_unix, is_mean=is_saved_mean),
-        checks_adapter.tokenizer_check(tokenizer, evidence.base_tokenizer),
+        checks_adapter.tokenizer_check(tokenizer, evidence.base_tokenizer, base.vocabulary, tensors),
         checks_adapter.base_check(folder, evidence.model_name),
         *_file_checks(evidence, state, ends, folder, artifacts),
         checks_progress.steps_check(trained),
@@ -164,6 +165,7 @@ def _trained(
         output_place=evidence.output_place,
         inputs=evidence.inputs,
         witnessed=tuple(training.logged) if training else (),
+        own_rates=training.ends.rates if training and training.ends else (),
         vocabulary=vocabulary,
         random_weights=evidence.random_weights,
         rehearsal=evidence.rehearsal,

@@ -159,16 +159,18 @@ def _lost_gradients(seen: checks_setup.Seen) -> Message | None:
 
 
 def _left_gradients(seen: checks_setup.Seen) -> Message | None:
-    """What is to be said where each step of the Trainer, which clears them after a step, finds the gradients before it.
+    """What is to be said where each step finds the gradients of the one before it.
 
-    A loop may clear them only after its forward pass.
+    The Trainer clears them after a step, a loop maybe only after its forward pass: its backward pass tells.
     """
     firsts = [
         now.gradient
         for before, now in pairwise(seen.batches)
         if before.step is not None and now.step is not None and now.step > before.step
     ]
-    if seen.begins.source != "trainer" or len(firsts) < LEAST_LEFT or not all(firsts):
+    if seen.begins.source == "loop":
+        firsts = [*seen.ends.left_gradients] if seen.ends else []
+    if len(firsts) < LEAST_LEFT or not all(firsts):
         return None
     return say("check.updates_seen.not_cleared")
 

@@ -257,6 +257,7 @@ class Trained:
     output_place: Path | None = None
     inputs: tuple[tuple[Path, str], ...] = ()
     witnessed: tuple[Logged, ...] = ()
+    own_rates: tuple[float, ...] = ()  # of each step of a loop, which logs none
     vocabulary: int | None = None
     random_weights: bool = False
     rehearsal: bool = False

@@ -20,6 +20,7 @@ LOOP_MIN_CHARS, LOOP_TURNS = 48, 4
 NGRAM_CHARS, NGRAM_MIN_TEXT, NGRAM_DISTINCT = 8, 300, 0.4
 LOOKED_AT_CHARS = 20_000
 _TAIL_CHARS = 4000
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DIGITS = re.compile(r"\d+")
 LETTERS = ("a", "b", "c", "d")
 _EXCEPTION_CHARS = 4000  # a longer text is no exception's message, unless it begins as one
@@ -174,7 +175,7 @@ def stated_labels(text: str, labels: Sequence[str] = LETTERS) -> set[str]:
 
 def names_label(response: str, label: str) -> bool:
     """Whether the label stands in what a response says, as a word of its own."""
-    text = unicodedata.normalize("NFKC", spoken(response[:LOOKED_AT_CHARS]))
+    text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", spoken(response[:LOOKED_AT_CHARS])))
     return re.search(_bounded(re.escape(label)), text, re.I) is not None
 
 
@@ -220,7 +221,7 @@ def _plain(response: str) -> str:
     text = unicodedata.normalize("NFKC", text)
     for pattern in (_ANSWER_TAG, _BOXED, _LAST_LINE):
         text = pattern.sub(r"\nAnswer: \1\n", text)
-    text = re.sub(r":[*\s]*\n\s*", ": ", _LATEX.sub(r"\1", text))
+    text = re.sub(r":[*\s]*\n\s*", ": ", _LATEX.sub(r"\1", _THOUSANDS.sub("", text)))
     return _MARKUP.sub("", text).strip()
 
 

@@ -243,6 +243,7 @@ class Batch(Fact):
     nested: tuple[bool | None, ...] | None = None  # whether a turn begins in another's header
     lead_hashes: TextLists = ()  # of each two tokens near the prompt's end; the last are right before the first label
     header_hashes: tuple[tuple[str, ...] | None, ...] | None = None  # of what begins a turn, with the token behind it
+    ends_in_thought: tuple[bool | None, ...] | None = None  # whether the last that has a label closes a thought
     begin_hashes: TextLists = ()  # of each two tokens from there on, into the answer
     training: bool | None = None
     grad: bool | None = None
@@ -294,6 +295,8 @@ class TrainingEnds(Fact):
     bare_forwards: int | None = None  # with labels, in training mode, and without a gradient
     first_losses: dict[int, tuple[float, ...]] = Field(default_factory=dict)  # by the steps done before
     gaps: int | None = None  # between the first steps
+    left_gradients: tuple[float, ...] = ()  # largest numbers that a loop's first backward passes after a step find
+    rates: tuple[float, ...] = ()  # of a loop's steps, the highest group's
     touched_between: int | None = None  # of these, in which something else than the optimizer changed LoRA's matrices
     own_losses: tuple[tuple[float, float, bool], ...] = ()  # the step's, the model's, and whether it knew the tokens
     optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of

@@ -130,6 +130,7 @@ SINGLE = (LLM, "self._batch_size = config.batch_size", "self._batch_size = 1")
 GENERATED = "            output = self._model.generate(**inputs, **self._generation_options(sample_seed is not None))"
 TOOK = "took, memory = recorder.metrics(trainer.accelerator), memory_metrics()"
 RENDERED = "    rendered = render_chat(tokenizer, prompt)\n"
+ONE_PASS = "(model(**batch).loss / 2).backward()"
 STEP = "optimizer.step()\n                    optimizer.zero_grad()\n"
 
 
@@ -150,9 +151,15 @@ def _own_loop(then: str) -> tuple[Change, ...]:
             "                first = 4 * step + 2 * part\n"
             "                batch = collator(rows[first : first + 2])\n"
             "                for name in ('answer_positions', 'logits_to_keep'): batch.pop(name, None)\n"
-            f"                (model(**batch).loss / 2).backward()\n{then}",
+            f"                {ONE_PASS}\n{then}",
         ),
     )
+
+
+def _pass_of_loop(body: str) -> tuple[Change, ...]:
+    """A loop that does this with a micro-batch, and steps after two of them."""
+    loop = _own_loop("                if part:\n                    " + STEP)
+    return tuple((file, old, new.replace(ONE_PASS, body)) for file, old, new in loop)
 
 
 def _averaged(rate: float) -> tuple[Change, ...]:
@@ -412,6 +419,16 @@ TRAININGS = (
         "a loop that drops its gradients after each micro-batch",
         *_own_loop("                if part: optimizer.step()\n                optimizer.zero_grad()\n"),
         broken="updates_seen",
+    ),
+    planted(
+        "a loop that never clears its gradients",
+        *_own_loop("                if part: optimizer.step()\n"),
+        broken="updates_seen",
+    ),
+    planted(
+        "answers that end with a thought",
+        (ROWS, ANSWER, ANSWER.replace("row.answer", "f'<think>{row.answer}を選ぶ。</think>'")),
+        broken="answer_supervised",
     ),
     planted("an average that hardly moved is saved", *_averaged(0.001), broken="saved_as_trained"),
     planted("the chat template twice", TWICE, broken="template_once"),
@@ -1361,6 +1378,25 @@ SOUND_TRAININGS = (
     planted(
         "a loop that adds up two micro-batches",
         *_own_loop("                if part:\n                    " + STEP),
+    ),
+    planted(
+        "a loop that clears its gradients after the forward pass",
+        *_pass_of_loop(
+            "told = model(**batch)\n                if not part: optimizer.zero_grad()\n"
+            "                (told.loss / 2).backward()"
+        ),
+    ),
+    planted(
+        "a loop that holds its model close to the one below the adapter",
+        *_pass_of_loop(
+            "with torch.no_grad(), model.disable_adapter(): held = model(**batch).logits\n"
+            "                told = model(**batch)\n"
+            "                ((told.loss + 0.01 * (told.logits - held).pow(2).mean()) / 2).backward()"
+        ),
+    ),
+    planted(
+        "thoughts before the answers",
+        (ROWS, ANSWER, ANSWER.replace("row.answer", "f'<think>選ぶ。</think>{row.answer}'")),
     ),
     planted(
         "a loop that looks at each micro-batch twice, as SAM does",

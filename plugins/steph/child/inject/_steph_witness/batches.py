@@ -82,6 +82,15 @@ def _numbers(name: str, tensor: Any) -> Any:
     return tensor.tolist()
 
 
+def gradient(model: Any) -> Any:
+    """The same number, on the CPU or on its way there; None where none can be read."""
+    found = None if model is None else _gradient(model).get("gradient")
+    if found is not None and found.is_cuda:
+        torch: Any = sys.modules["torch"]
+        return None if torch.cuda.is_current_stream_capturing() else found.to("cpu", non_blocking=True)
+    return found
+
+
 def _gradient(model: Any) -> dict[str, Any]:
     """The largest number in the gradients that lie on a few B matrices already; nothing where none can be read."""
     torch: Any = sys.modules["torch"]
@@ -244,6 +253,10 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         found["row_fingerprints"] = None if None in texts else texts
     if labels and len(labels) == len(ids) and len(labels[0]) <= width:
         found.update(_labelled(ids, labels, spans, batch["ends"]))
+        # what begins a thought or a call in an answer is nobody's turn
+        found["header_hashes"] = [
+            tokens.header_hashes(row[: first or None]) for row, first in zip(rows, found["first_supervised"])
+        ]
         if marks and not is_packed:
             edges = {*batch["ends"], batch["bos"]}
             found["labelled_padding"] = _outside(ids, labels, spans, found["ends_with_end_token"], edges)
@@ -351,6 +364,7 @@ def _labelled(
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
     supervised, closing, tails, firsts, answers, left, blank, leads, begins = [], [], [], [], [], [], [], [], []
+    thoughts = []
     own = following = before = unpredicted = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
@@ -366,6 +380,7 @@ def _labelled(
         before += sum(place > begin and row[place - 1] == value for place, value in zip(places, values))
         following += sum(place + 1 < len(row) and row[place + 1] == value for place, value in zip(places, values))
         answers.append(_answer(values))
+        thoughts.append(tokens.ends_in_thought(values))
         leads.append(tokens.lead_hashes(row[begin : places[0]]) if places else None)
         begins.append(tokens.answer_hashes(row[begin : places[0]], row[places[0] : end]) if places else None)
         blank.append(_begins_blank(values, row[begin : places[0]]) if places else None)
@@ -380,7 +395,7 @@ def _labelled(
         # what is learnt is the token that was just read
         "unshifted": not is_aligned and before == total if total else None,
         "unpredicted": unpredicted, "answer_hashes": answers, "begins_blank": blank, "unlabelled_end_hashes": left,
-        "lead_hashes": leads, "begin_hashes": begins,
+        "lead_hashes": leads, "begin_hashes": begins, "ends_in_thought": thoughts,
     }  # fmt: skip
 
 

@@ -241,7 +241,8 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
         header_hashes=[tokens.header_hashes(row) for row in prompts],
         prompt_fingerprints=None if None in fingerprints else [one for one in fingerprints for _ in range(each)],
         new_tokens=[len(row) for row in said], stopped=stopped, **call["options"],
-        response_hashes=[_hashes(text) for text in responses] if known else None,
+        response_hashes=[_hashes(text, tokens.marked_text_of(row)) for text, row in zip(responses, said)]
+        if known else None,
         first_characters=[_first_character_hash(text) for text in responses] if known else None,
         response_fingerprints=[tokens.fingerprints_of(row) for row in said] if known else None,
         seconds=round(time.perf_counter() - call["began"], 4),
@@ -249,11 +250,12 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
     )  # fmt: skip
 
 
-def _hashes(text: str) -> list[str]:
-    """Of the whole, of what follows the thinking, of the first and of the last line; and of the whole in lower case."""
-    lines = text.strip().splitlines() or [""]
-    parts = (text, text.rpartition("</think>")[2], lines[0], lines[-1], text.lower())
-    return [tokens.text_hash(part) for part in parts]
+def _hashes(text: str, marked: str | None) -> list[str]:
+    """Of the whole, of what follows the thinking, of the first and of the last line; of the whole in lower case; and
+    of the whole with such marks as a thought's, where they are special tokens."""
+    lines, marked = text.strip().splitlines() or [""], marked or text
+    parts = (text, marked.rpartition("</think>")[2], lines[0], lines[-1], text.lower(), marked)
+    return [*dict.fromkeys(map(tokens.text_hash, parts))]
 
 
 def _first_character_hash(text: str) -> str | None:
@@ -382,8 +384,9 @@ def _hand_over(result: Any) -> None:
     from . import training
 
     first = result[0] if isinstance(result, tuple) and result else None
-    training.model_gave(getattr(result, "loss", first))
-    training.model_predicted(getattr(result, "logits", first))
+    logits = getattr(result, "logits", first)
+    training.model_gave(getattr(result, "loss", first), logits)
+    training.model_predicted(logits)
 
 
 def _trains(model: Any, arguments: dict[str, Any]) -> bool:

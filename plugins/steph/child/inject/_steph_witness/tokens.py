@@ -6,6 +6,7 @@ import array
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import weakref
 import zlib
@@ -27,6 +28,7 @@ _MOST_LINES = 400
 _NEAR_END = 24  # tokens: a template may have an empty thought behind the header
 _AFTER = 6  # tokens of an answer
 _THOUGHTS = ("</think>", "/no_think", "/think")  # what a template or a prompt's end has to switch thinking off or on
+_EDGES = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<pad>|<end_of_turn>")  # what results leave out, too
 _HEADER, _ALIKE = 12, 3  # tokens of a header, as in <|im_start|>user and a line break; of its beginning
 
 # of the tokenizer in use: every special id, those that end an answer, and those that begin a turn
@@ -121,6 +123,18 @@ def thinks(row: Sequence[int]) -> bool:
     return own is not None and any(word in own.decode(list(row[-_NEAR_END:])) for word in _THOUGHTS)
 
 
+def ends_in_thought(values: Sequence[int]) -> bool | None:
+    """Whether an answer ends with a closed thought, an end token and blanks aside; None without a tokenizer."""
+    own = tokenizer()
+    if own is None:
+        return None
+    ends = _ids_of_tokenizer()[1]
+    text: str = own.decode(
+        [one for one in values[-_NEAR_END:] if one >= 0 and one not in ends], skip_special_tokens=False
+    )
+    return text.rstrip().endswith(_THOUGHTS[0])
+
+
 def header_hashes(row: Sequence[int]) -> list[str] | None:
     """A hash of each token that begins a turn with the one behind it: whose turn it is."""
     _, _, marks = _ids_of_tokenizer()
@@ -178,6 +192,15 @@ def text_of(ids: Sequence[int]) -> str | None:
     return text if isinstance(text, str) else None
 
 
+def marked_text_of(ids: Sequence[int]) -> str | None:
+    """The text with such special tokens as begin a thought, which a decoder may leave in; None without a tokenizer."""
+    own = tokenizer()
+    if own is None or len(ids) > _MAX_TEXT_TOKENS:
+        return None
+    text: str = own.decode(list(ids), skip_special_tokens=False)
+    return _EDGES.sub("", text)
+
+
 def fingerprints_of(ids: Sequence[int]) -> list[str] | None:
     """The fingerprints of these ids' text; None without a tokenizer."""
     text = text_of(ids)
@@ -185,9 +208,9 @@ def fingerprints_of(ids: Sequence[int]) -> list[str] | None:
 
 
 def line_hashes(ids: Sequence[int]) -> list[str] | None:
-    """8 hex digits for each line of these ids' text, each once; None without a tokenizer or with very many lines."""
+    """8 hex digits for each line of these ids' text; None without a tokenizer or with very many lines."""
     text = text_of(ids)
-    lines = [] if text is None else list(dict.fromkeys(filter(str.strip, text.splitlines())))
+    lines = [] if text is None else list(filter(str.strip, text.splitlines()))
     return None if text is None or len(lines) > _MOST_LINES else [text_hash(line)[:8] for line in lines]
 
 

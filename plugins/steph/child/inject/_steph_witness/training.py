@@ -15,6 +15,7 @@ _FIRST_BATCHES = 8
 _LEAST_AGE = 4  # steps; from there on the optimizer's own count of them is looked at
 _MOST_STATES = 8
 _FIRST_GAPS = 4  # between steps
+_MOST_RATES = 500
 _ROUNDING = 1e-5  # of a norm, as where a program adds something and takes it off again
 
 
@@ -36,6 +37,9 @@ class _Training:
         self.epoch: float | None = None
         self.moved: dict[str, Any] = {}
         self.forwards = self.bare_forwards = 0  # with a gradient, and without one in spite of labels
+        self.given: Any = None  # a weak reference to the last call's tokens, and whether it had a gradient
+        self.rates: list[float] = []  # of a loop's steps, which logs none
+        self.left: list[Any] = []  # sizes of gradients that a loop's first backward pass after a step finds
         self.labels: Any = None  # of the micro-batch that the Trainer works on
         self.has_own_loss = False  # the Trainer's `compute_loss` is the program's own
         self.between: list[tuple[Any, Any]] = []  # sizes of some matrices after a step, and before the next one
@@ -126,12 +130,13 @@ def _copied(loss: Any) -> Any:
     return None if torch.cuda.is_current_stream_capturing() else loss.detach().to("cpu", non_blocking=True)
 
 
-def model_gave(loss: Any) -> None:
-    """The loss that the model itself gave in the call that `received` asked it for."""
+def model_gave(loss: Any, logits: Any) -> None:
+    """The loss that the model itself gave in the call that `received` asked it for; a loop may use its logits alone."""
     training = _Now.training
     if training is None or training.source == "loop":
-        if getattr(loss, "requires_grad", False):
-            loss.register_hook(_learnt)
+        learnt = next((one for one in (loss, logits) if getattr(one, "requires_grad", False)), None)
+        if learnt is not None:
+            learnt.register_hook(_learnt)
     elif training.own_loss is not None:
         copy = _copied(loss)
         training.own_loss = None if copy is None else (copy, training.own_loss[1])
@@ -140,6 +145,11 @@ def model_gave(loss: Any) -> None:
 @facts.guarded("backward")
 def _learnt(gradient: object) -> None:
     _Steps.backwards += 1
+    training = _Now.training
+    if training is not None and _Steps.backwards == 1 and len(training.left) < _FIRST_GAPS:
+        found = batches.gradient(training.model())
+        if found is not None:
+            training.left.append(found)
 
 
 def model_predicted(logits: Any) -> None:
@@ -383,6 +393,7 @@ def _told(training: _Training) -> dict[str, Any]:
         "own_losses": [[float(given), float(own[0]), own[1]]
                        for (_, given), own in zip(training.losses, training.own_losses) if own is not None],
         "evaluations": training.evaluations, "stopped_by": training.stopped_by, "gaps": len(training.between),
+        "left_gradients": [*map(float, training.left)], "rates": training.rates,
         "touched_between": sum(not before.allclose(now, rtol=_ROUNDING, atol=0.0) for before, now in training.between),
         "optimizer_age": None if age is None or not age[1] else [age[0], max(map(float, age[1]))],
     }  # fmt: skip
@@ -448,7 +459,11 @@ def _step_done(optimizer: object, args: object, kwargs: object) -> None:
     _Steps.backwards = 0
     rates = [group.get("lr") for group in getattr(optimizer, "param_groups", ())]
     # a tensor may be on a GPU, which would be waited for
-    _Steps.rateless += bool(rates) and all(isinstance(rate, (int, float)) and rate == 0 for rate in rates)
+    known = _numbers(rates)
+    _Steps.rateless += bool(rates) and len(known) == len(rates) and not any(known)
+    training = _Now.training
+    if training is not None and training.source == "loop" and known and len(training.rates) < _MOST_RATES:
+        training.rates.append(max(known))
     _look_at(optimizer)
 
 
@@ -494,9 +509,11 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
     if training is not None:
         is_trainer = training.source == "trainer"
         is_wanted = (len(training.losses) if is_trainer else training.batches) < _FIRST_BATCHES
+        # of a loop's later steps the first call, too: what its backward pass finds is what the step before has left
+        is_wanted |= not is_trainer and not _Steps.backwards and len(training.left) < _FIRST_GAPS
+        _count_call(training, arguments, is_bare=False)
         is_counted = arguments.get("num_items_in_batch") is not None
         training.own_loss = (None, is_counted) if is_trainer and is_wanted else None
-        training.forwards += 1
         is_told = arguments.get("labels") is not None
         is_own_loss = training.labels is not None and (training.has_own_loss or not is_told)
         if is_own_loss and not is_told:
@@ -537,7 +554,20 @@ def without_gradient(model: Any, arguments: dict[str, Any]) -> None:
     """A model in training mode was called with labels, and nothing can be learnt from that call."""
     training = _Now.training
     if training is not None and model.training and arguments.get("labels") is not None:
-        training.bare_forwards += 1
+        _count_call(training, arguments, is_bare=True)
+
+
+def _count_call(training: _Training, arguments: dict[str, Any], *, is_bare: bool) -> None:
+    """A call without a gradient, on the rows that are learnt from right before or after it, is a reference for them."""
+    ids = arguments.get("input_ids")
+    known, was_bare = training.given or (None, False)
+    is_same = ids is not None and known is not None and known() is ids
+    training.given = None if ids is None else (weakref.ref(ids), is_bare)
+    training.forwards += not is_bare
+    if is_same and is_bare != was_bare:
+        training.bare_forwards -= was_bare
+    else:
+        training.bare_forwards += is_bare
 
 
 def saved(model: Any) -> None:

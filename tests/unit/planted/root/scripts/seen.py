@@ -131,8 +131,9 @@ def train(facts: Facts, run: Any) -> None:
     args, names = run.args, [f"layers.{n}.self_attn.{m}" for n in run.layers for m in run.modules()]
     values = model(args.model_name, args.use_4bit, args.bnb_4bit_quant_type, args.bnb_4bit_compute_dtype)
     load_model(facts, args.model_name, values)
+    root = run.rank**0.5 if run.config.get("use_rslora") else run.rank
     lora = {"layers": len(names), "modules": dict.fromkeys(run.modules(), len(run.layers)), "rank": [run.rank],
-            "scaling": [args.lora_alpha / run.rank], "dropout": [args.lora_dropout], "adapters": ["default"],
+            "scaling": [args.lora_alpha / root], "dropout": [args.lora_dropout], "adapters": ["default"],
             "active": ["default"], "trained_parameters": 2 * len(names) * run.rank * 8}  # fmt: skip
     if facts.changes.get("adapter_loaded"):
         facts.write("adapter_loaded", path=None, sha256="0" * 64, missing=0, unexpected=0, layers=2, scaling=[2.0])

@@ -450,6 +450,8 @@ WITNESSED: dict[str, dict[str, Any]] = {
     "prompt_supervised": {"batch": {"first_supervised": 0, "unsupervised_tail": 3, "ends_with_end_token": False}},
     "answer_left_out": {"batch": {"first_supervised": 0, "unsupervised_tail": 2, "ends_with_end_token": False,
                                   "unlabelled_end_hashes": SEEN["text_hash"]("a")}},
+    "thoughts_alone": {"batch": {"ends_in_thought": [True, True]}},
+    "rslora_unsaid": {"training_begins": {"lora": lambda lora: lora | {"scaling": [8.0]}}},
     "end_masked": {"batch": {"unsupervised_tail": 1, "ends_with_end_token": False}},
     "old_adapter_trained_on": {"adapter_loaded": {"path": "runs/yesterday", "is_trainable": True}},
     "two_bos": {"batch": {"double_bos": 2}},
