@@ -224,6 +224,18 @@ def test_rows_in_a_file_of_their_own_are_read(tmp_path: Path) -> None:
     assert [rows.name for rows in file.rows_files] == ["rows-1.jsonl"]
 
 
+def test_a_table_of_rows_is_read(tmp_path: Path) -> None:
+    """As a spreadsheet has it: every value is text, and an empty cell is no answer. The score is its rows' mean."""
+    (tmp_path / "out").mkdir()
+    table = "q,gold,answer,text,ok\n問 1,B,B,答え: B,True\n問 2,B,A,答え: A,False\n問 3,B,,わからない,False\n"
+    (tmp_path / "out/eval.csv").write_text(table, encoding="utf-8")
+    form = ResultsForm(format="json", file="out/eval.csv", row=OWN.row)
+    results = content(tmp_path, form)
+    assert [row.is_correct for row in results.results] == [True, False, False]
+    assert [row.is_answered for row in results.results] == [True, True, False]
+    assert results.scores[0].value == pytest.approx(1 / 3)
+
+
 @pytest.mark.parametrize("place", [0, 3])
 def test_a_line_that_is_no_row_heads_the_rows_or_sums_them_up(place: int, tmp_path: Path) -> None:
     """What has nothing that a row has; a row that lacks its answer stays one."""

@@ -71,6 +71,41 @@ def _lines(file: Path) -> list[str]:
     return [json.dumps(row) for row in json.loads(text)] if text.startswith("[") else text.splitlines()
 
 
+OWN = "system + ask.question -> answer"
+
+
+def test_rows_with_keys_of_their_own_are_read_by_them(tmp_path: Path) -> None:
+    """Whatever a person calls them: parts of a prompt in order, dotted paths, an empty part, a number for an answer."""
+    rows = [
+        {"system": SYSTEM if n else "", "ask": {"question": question}, "answer": answer, "level": n}
+        for n, (question, answer) in enumerate(zip(QUESTIONS, (*ANSWERS[:2], 100), strict=True))
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    read = list(training_rows_in(file, OWN))
+    assert [row.answer for row in read] == ["東京", "3776 メートル", "100"]
+    assert [row.prompt for row in read] == [QUESTIONS[0], *(f"{SYSTEM}\n{text}" for text in QUESTIONS[1:])]
+    assert read_train_file(tmp_path, file.name, row_format=OWN).rows == 3
+    known = questions_in(file, OWN)
+    assert all(is_in_training(question_key(question, None), known) for question in QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_format"),
+    [
+        ([{"question": "問", "answer": "答", "level": 1}], "question -> answer"),
+        ([{"問題": "問", "回答": "答"}], "問題 -> 回答"),
+        ([{"instruction": "問", "response": "答", "context": ""}], "instruction -> response"),
+        ([{"question": "問", "answer": "答"}, {"question": "問"}], None),
+        ([{"title": "問", "body": "答"}], None),
+        ([{"input": "問", "output": "答", "question": "問", "answer": "答"}], "input_output"),
+    ],
+)
+def test_the_usual_keys_are_known(rows: list[dict[str, Any]], row_format: str | None) -> None:
+    """For a draft: where a format that has a name fits, it is taken."""
+    assert format_of(rows) == row_format
+
+
 def test_a_conversation_teaches_its_last_answer() -> None:
     """Earlier turns are its prompt; what is said after the last answer is not learnt; parts of a content are joined."""
     turns = [
@@ -109,6 +144,8 @@ def test_alpaca_joins_instruction_and_input_and_keeps_the_history() -> None:
         ("prompt_completion", {"prompt": "問"}, "has no text 'completion'"),
         ("alpaca", {"instruction": "問", "input": "水"}, "has no text 'output'"),
         ("text", {"content": "問"}, "has no text 'text'"),
+        ("q -> a", {"q": "問", "b": "答"}, "has no text 'a'"),
+        ("q + p -> a", {"a": "答"}, "has no text 'q'"),
     ],
 )
 def test_a_row_of_another_format_is_refused_with_what_it_lacks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from steph.base.messages import speaking
 from steph.contract.description import load_description
 from steph.contract.questions import questions_in
 from steph.contract.rows import row_tokens
-from steph.run.inputs import InputError, needs_build, read_dataset, read_train_file
+from steph.run.inputs import InputError, count_rows, needs_build, read_dataset, read_train_file, write_subset
 from suite_runs import make_bench, make_model
 
 ODD = "第一条\u2028第二条\u0085第三条"
@@ -38,6 +39,34 @@ def test_every_reader_finds_the_same_rows(ending: str, tmp_path: Path) -> None:
     assert len(row_tokens(tmp_path / "rows.jsonl", tokenizer)) == 3
     assert len(questions_in(tmp_path / "rows.jsonl")) == 3
     assert [found["input"] for found in json_rows(tmp_path / "rows.jsonl")] == [row(n)["input"] for n in (1, 2, 3)]
+
+
+ROWS_OF_TABLE = [[f"第{n}問、\n数は「{n * 37}」か", "はい" if n % 2 else 'いいえ, "違う"'] for n in range(5)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp932"])
+@pytest.mark.parametrize(("name", "delimiter"), [("t.csv", ","), ("t.csv", ";"), ("t.tsv", "\t"), ("t.CSV", ",")])
+def test_a_table_is_read_by_its_columns_names(name: str, delimiter: str, encoding: str, tmp_path: Path) -> None:
+    """Cells with line breaks and quotation marks, as spreadsheets write them; its first rows are a table, too."""
+    path = tmp_path / name
+    with path.open("w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([["問い", "答え"], *ROWS_OF_TABLE])
+    assert [[row["問い"], row["答え"]] for row in json_rows(path)] == ROWS_OF_TABLE
+    assert read_train_file(tmp_path, name, row_format="問い -> 答え").rows == count_rows(path) == 5
+    first = tmp_path / f"first{path.suffix}"
+    write_subset(tmp_path, name, 2, first)
+    assert [row["答え"] for row in json_rows(first)] == [answer for _, answer in ROWS_OF_TABLE[:2]]
+    assert path.read_bytes().startswith(first.read_bytes())
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    """A line with more cells than there are columns, and bytes that are no text, have their places."""
+    (tmp_path / "more.csv").write_text("a,b\n1,2\n1,2,3\n", encoding="utf-8")
+    (tmp_path / "bytes.csv").write_bytes(b"a,b\n\x85,2\n")
+    for name, said in (("more.csv", "line 3"), ("bytes.csv", "not UTF-8")):
+        with speaking("en"), pytest.raises(InputError, match=said):
+            read_train_file(tmp_path, name, row_format="a -> b")
 
 
 def test_a_line_that_is_no_row_is_told_and_passed_over_by_who_judges(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ MiB of memory are enough for a file of any size.
 from __future__ import annotations
 
 import codecs
+import csv
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn
 
-from steph.base.messages import NOTHING, Message, say, words_of
+from steph.base.messages import NOTHING, Message, say, verbatim, words_of
 
 CLOCK_SLACK_SECONDS = 0.05  # the kernel stamps files with a clock that lags by up to one tick of 10 ms
 LATER_SLACK_SECONDS = 2.0  # FAT stamps every second second only
@@ -111,6 +112,46 @@ class JsonLine:
     trouble: Message = NOTHING
 
 
+TABLES = (".csv", ".tsv")  # files whose first line names the columns
+MOST_CELL_CHARS = 1 << 20
+
+
+def row_lines(data: bytes, path: Path, errors: Literal["strict", "replace"] = "strict") -> Iterator[JsonLine]:
+    """Yield the rows of a file with this content: of a table by its name, else as `json_lines` does."""
+    if path.suffix.lower() not in TABLES:
+        yield from json_lines(data, errors)
+        return
+    number = 1
+    try:
+        for number, row in table_rows(data, path, errors):
+            yield _json_line(number, None if None in row else {k: v for k, v in row.items() if v is not None})
+    except UnicodeDecodeError as error:
+        yield JsonLine(number, None, say("unreadable.no_utf8", byte=error.start))
+    except csv.Error as error:
+        yield JsonLine(number + 1, None, verbatim(str(error)))
+
+
+def table_rows(
+    data: bytes, path: Path, errors: Literal["strict", "replace"] = "strict"
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a table with the number of the line that each ends in; cells are set apart as in its first line.
+
+    What is no UTF-8 is read as Japanese spreadsheets write it. Raises UnicodeDecodeError and csv.Error.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        try:
+            text = data.decode("cp932")
+        except UnicodeDecodeError:
+            text = data.decode("utf-8-sig", errors)
+    head = text.partition("\n")[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=head.count)
+    csv.field_size_limit(MOST_CELL_CHARS)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    yield from ((reader.line_num, row) for row in reader)
+
+
 def json_lines(data: bytes, errors: Literal["strict", "replace"] = "strict") -> Iterator[JsonLine]:
     """Yield the objects of JSON lines, or of one JSON array, in order; with `replace`, no UTF-8 becomes U+FFFD.
 
@@ -142,7 +183,7 @@ def _json_line(number: int, row: object) -> JsonLine:
 
 def json_rows(path: Path) -> Iterator[Mapping[str, object]]:
     """Yield the objects of a file of rows and pass over everything else; raises OSError if it can't be read."""
-    return (line.row for line in json_lines(path.read_bytes(), "replace") if line.row is not None)
+    return (line.row for line in row_lines(path.read_bytes(), path, "replace") if line.row is not None)
 
 
 def read_json_rows(path: Path, max_bytes: int = MAX_JSON_BYTES) -> list[Mapping[str, object]]:
@@ -150,7 +191,7 @@ def read_json_rows(path: Path, max_bytes: int = MAX_JSON_BYTES) -> list[Mapping[
     try:
         if path.stat().st_size > max_bytes:
             raise UnreadableError(say("unreadable.rows_too_large", file=path.name))
-        lines = list(json_lines(path.read_bytes()))
+        lines = list(row_lines(path.read_bytes(), path))
     except OSError as error:
         raise UnreadableError(say("unreadable.rows_refused", file=path.name, error=error.strerror)) from error
     for line in lines:

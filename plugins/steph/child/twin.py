@@ -455,7 +455,7 @@ def train_tokenizer(files: Sequence[Path], vocab_size: int, folder: Path) -> Non
 
 
 def texts_of(file: Path) -> list[str]:
-    """Every text in a JSON file, or in the lines of a JSON-lines file; keys are none."""
+    """Every text in a JSON file, in the lines of a JSON-lines file, or in a table; keys are none."""
 
     def strings_in(value: Any) -> Iterator[str]:  # noqa: ANN401 - whatever JSON holds
         if isinstance(value, str):
@@ -466,6 +466,8 @@ def texts_of(file: Path) -> list[str]:
 
     try:
         content = file.read_text(encoding="utf-8-sig")
+        if file.suffix in (".csv", ".tsv"):
+            return content.splitlines()
         parts = [line for line in content.split("\n") if line.strip()] if file.suffix == ".jsonl" else [content]
         texts = [text for part in parts for text in strings_in(json.loads(part))]
     except UnicodeDecodeError as error:

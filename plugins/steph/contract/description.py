@@ -21,7 +21,7 @@ from steph.base.terms import NAMED_TRAINERS, TrainerName
 from steph.contract.placeholders import KNOWN_IN_EVALUATE, KNOWN_IN_TRAIN, WHEN, names_in, unknown_placeholder
 from steph.contract.results import EvaluationKind
 from steph.contract.results_files import ResultsFormat
-from steph.contract.rows import RowFormat
+from steph.contract.rows import FORMATS, RowFormat, own_keys
 from steph.contract.settings import Filled, ProfileError, bounded, strictly, validation_messages
 from steph.record.settings import MAX_SAMPLES, TrainSettings
 
@@ -196,15 +196,29 @@ class Fixed(_Given):
     """Settings that a program has inside: no rung turns them, and what was seen is held against them."""
 
 
+def _known_format(row_format: str) -> str:
+    """A format that rows can be read by; there are many that name a person's own keys."""
+    if row_format not in FORMATS and own_keys(row_format) is None:
+        raise ValueError(say("setting.must.one_of", allowed=[*map(repr, FORMATS), "'question -> answer'"]))
+    return row_format
+
+
+KnownFormat = Annotated[
+    RowFormat, AfterValidator(_known_format), WithJsonSchema({"enum": [*FORMATS, "KEY -> KEY"], "type": "string"})
+]
+
+
 class TrainRows(Value):
     """The rows that are trained on."""
 
     file: str | None = None
-    """The training file, JSON Lines, or a JSON list for `alpaca` and `sharegpt`; `{train_file}` in the command."""
-    format: RowFormat = "input_output"
+    """The training file: JSON Lines, a JSON list, or a table (`.csv`, `.tsv`) whose first line names its columns;
+    `{train_file}` in the command."""
+    format: KnownFormat = "input_output"
     """What a row looks like: texts `input` and `output`; `prompt` and `completion`; `messages` of `role` and
     `content`; `instruction`, `input` and `output` (alpaca); `conversations` of `from` and `value` (sharegpt); `text`
-    alone; or `none`, where the program takes its rows from elsewhere, such as a data set of the Hub."""
+    alone; keys or columns of its own, `"question -> answer"` or `"question + passage -> answer"`; or `none`, where the
+    program takes its rows from elsewhere, such as a data set of the Hub."""
     labels: Literal["answer", "all"] | None = None
     """Which tokens of a row are learnt: the answers' alone, or all. Not given: nothing is held against it."""
 

@@ -19,13 +19,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from steph.base.files import UnreadableError, json_rows, read_json
+from steph.base.files import TABLES, UnreadableError, json_rows, read_json
 from steph.base.messages import Message, say, text
 from steph.base.terms import TrainerName
 from steph.contract.commands import MUST_BE_SAID
 from steph.contract.description import UNKNOWN, Paths
 from steph.contract.programs import NAMES, Script, read_script
-from steph.contract.rows import RowFormat, format_of
+from steph.contract.rows import FORMATS, RowFormat, format_of
 from steph.record.settings import MAX_SAMPLES
 
 MOST_FILES, MOST_BYTES, MOST_DEPTH, FIRST_ROWS = 2000, 4 << 20, 4, 20
@@ -119,11 +119,11 @@ def survey(root: Path) -> Survey:
             scripts += [script] if script.trains or script.evaluates else []
         elif path.name == "config.json":
             texts.append(_text(path))
-        elif path.suffix in (".jsonl", ".json"):
+        elif path.suffix in (".jsonl", ".json", *TABLES):
             with contextlib.suppress(OSError):
                 found = list(json_rows(path))
                 row_format = format_of(found[:FIRST_ROWS])
-                is_kept = found and (path.suffix == ".jsonl" or row_format is not None)
+                is_kept = found and (path.suffix == ".jsonl" or row_format is not None)  # others may be anything
                 rows += [RowsFile(name, row_format, len(found))] if is_kept else []
         elif path.suffix in (".yaml", ".yml"):
             text = _text(path)
@@ -384,7 +384,12 @@ def _rows_line(found: Survey, wanted: str | None = None, named: str | None = Non
         if wanted is not None:
             return f"rows = {{ file = {_toml(wanted)}, format = {_toml(UNKNOWN)} }}"
         return _with_note(f'rows = {{ file = "{UNKNOWN}", format = "messages" }}', "init.note.elsewhere")
-    file = max(files, key=lambda file: (file.path == named, "train" in file.path, bool(file.format), file.rows))
+
+    def likely(file: RowsFile) -> tuple[bool, bool, bool, bool, int]:
+        # rows with keys of their own may be an evaluation's
+        return file.path == named, "train" in file.path, file.format in FORMATS, bool(file.format), file.rows
+
+    file = max(files, key=likely)
     line = f"rows = {_inline({'file': file.path, 'format': file.format or UNKNOWN})}"
     return line if wanted and not file.format else _with_note(line, "init.note.rows", rows=file.rows)
 

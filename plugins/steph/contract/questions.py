@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steph.base.files import UnreadableError, json_lines, parse_json, read_bytes
+from steph.base.files import TABLES, UnreadableError, json_lines, parse_json, read_bytes, row_lines
 from steph.base.messages import say
 from steph.contract.rows import RowFormat, training_rows_in
 
@@ -163,14 +163,16 @@ def repeats_question(text: str, question: str, choices: object) -> bool:
 
 def samples_of(dataset: Path, *, named: bool = False) -> list[Mapping[str, object]]:
     """The rows of a data set, as `samples_in` finds them; raises UnreadableError."""
-    return samples_in(read_bytes(dataset, MAX_DATASET_BYTES), named=named)
+    return samples_in(read_bytes(dataset, MAX_DATASET_BYTES), dataset, named=named)
 
 
-def samples_in(data: bytes, *, named: bool = False) -> list[Mapping[str, object]]:
-    """The rows in a data set's bytes: the list `samples` of a JSON object, a JSON list, or JSON Lines.
+def samples_in(data: bytes, path: Path, *, named: bool = False) -> list[Mapping[str, object]]:
+    """The rows in a data set's bytes: the list `samples` of a JSON object, a JSON list, JSON Lines, or a table.
 
     `named`: the list `samples` alone, as the preset `lawqa` reads it. Raises UnreadableError where it has neither.
     """
+    if path.suffix.lower() in TABLES and not named:
+        return [line.row for line in row_lines(data, path, "replace") if line.row is not None]
     try:
         raw = parse_json(data)
     except UnreadableError:

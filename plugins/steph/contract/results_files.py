@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from steph.base.files import UnreadableError, files_at, is_fresh, newest, read_json, read_json_rows
+from steph.base.files import TABLES, UnreadableError, files_at, is_fresh, newest, read_json, read_json_rows
 from steph.base.messages import say, words_of
 from steph.contract import results_lm_eval
 from steph.contract.questions import plain_label
@@ -38,6 +38,7 @@ from steph.contract.results import (
 )
 
 MOST_ANSWER_CHARS = 2000
+ROWS_ALONE = (".jsonl", *TABLES)  # files of rows and nothing else
 _RIGHT = {
     "true", "t", "yes", "y", "correct", "right", "ok", "pass", "passed",
     "正解", "正", "正确", "○", "〇", "◯", "✓", "✔", "✅",
@@ -51,7 +52,7 @@ _WRONG = {
 def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> tuple[Results, tuple[Path, ...]]:
     """Read one file, and its rows where they are in a file of their own; raises UnreadableError."""
     rows_file = newest(rows_files, path.stat().st_mtime)
-    raw = read_json_rows(path) if path.suffix == ".jsonl" else read_json(path)
+    raw = read_json_rows(path) if path.suffix in ROWS_ALONE else read_json(path)
     found = _rows_in(raw, rows_file, form)
     rows = tuple(_row(row, n, form) for n, row in enumerate(found or ()))
     value = count = None
@@ -101,11 +102,11 @@ def _number(value: object) -> float | None:
 def _rows_in(raw: object, rows_file: Path | None, form: ResultsForm) -> list[object] | None:
     """The rows; None where the description names none. A table of rows by their ids is a list of its values."""
     if rows_file is not None:
-        is_lines = rows_file.suffix == ".jsonl"
+        is_lines = rows_file.suffix in ROWS_ALONE
         return _told(read_json_rows(rows_file), form) if is_lines else _listed(read_json(rows_file), rows_file.name)
     if form.rows is None:
         return _told(raw, form) if isinstance(raw, list) and form.row else None
-    if "/" in form.rows or form.rows.endswith((".jsonl", ".json")):
+    if is_file_pattern(form.rows):
         raise UnreadableError(say("unreadable.no_rows_file", path=form.rows))
     return _listed(value_at(raw, form.rows), form.rows)
 
@@ -130,7 +131,7 @@ def _row(raw: object, n: int, form: ResultsForm) -> Row:
     expected, predicted, response = told("expected"), told("predicted"), told("response")
     right = plain_label(_text(expected)) if expected is not None else ""
     answer = plain_label(_text(predicted)) if predicted is not None else ""
-    if "predicted" in form.row and predicted is None:
+    if "predicted" in form.row and predicted in (None, ""):  # a table has no other nothing
         answer = NO_ANSWER
     runs = tuple(one for one in response if isinstance(one, str)) if isinstance(response, list) else ()
     score = _flag(told("correct"))
@@ -337,7 +338,7 @@ def _read_or_none(root: Path, path: Path, form: ResultsForm) -> Results | None:
 
 def is_file_pattern(text: str) -> bool:
     """Whether the rows are said to be in files of their own, and not at a dotted path."""
-    return "/" in text or text.endswith((".jsonl", ".json"))
+    return "/" in text or text.endswith((*ROWS_ALONE, ".json"))
 
 
 def _tells(root: Path, path: Path, form: ResultsForm, content: Results) -> bool:

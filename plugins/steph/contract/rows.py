@@ -1,7 +1,8 @@
 """Training rows: the one reader of every row format, and how many tokens rows have, known before a step is trained.
 
-A file has one JSON object a line, or one JSON array of them. A byte order mark before the first row is no part of it,
-and only line breaks end a line: statutes hold U+2028 and the like, which Python's `str.splitlines` takes for one.
+A file has one JSON object a line, or one JSON array of them, or is a table whose first line names its columns. A byte
+order mark before the first row is no part of it, and only line breaks end a line of JSON: statutes hold U+2028 and the
+like, which Python's `str.splitlines` takes for one.
 Counting needs `tokenizers`, never torch.
 """
 
@@ -13,13 +14,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from steph.base.files import json_lines, json_rows
+from steph.base.files import json_rows, row_lines
 from steph.base.messages import say
 
-RowFormat = Literal["input_output", "prompt_completion", "messages", "alpaca", "sharegpt", "text", "none"]
-"""How rows are written. `none`: the rows are not in a file of the pipeline root, such as a data set of the Hub."""
+RowFormat: TypeAlias = str
+"""How rows are written: a name of FORMATS, or a person's own keys, `question + passage -> answer`. `none`: the rows are
+not in a file of the pipeline root, such as a data set of the Hub."""
+FORMATS = ("input_output", "prompt_completion", "messages", "alpaca", "sharegpt", "text", "none")
+_ARROW, _AND = "->", "+"
+# what people call the two columns of a file of their own
+_ASKED = (
+    "question", "query", "instruction", "prompt", "input", "source", "質問", "問題", "問い", "入力",
+)  # fmt: skip
+_ANSWERED = ("answer", "response", "output", "completion", "target", "reply", "label", "回答", "解答", "答え", "出力")
 Truncation = Literal["right", "keeps_answer"]
 
 _ANSWERING = ("assistant", "gpt", "model", "bot", "chatgpt", "bing")  # the roles whose text is learnt
@@ -120,6 +129,12 @@ def training_row(row: Mapping[str, object], row_format: RowFormat = "input_outpu
             turns = (Turn("text", _text(row, "text")),)
         case "none":
             raise ValueError(say("row.no_file"))
+        case _:
+            asked, answered = own_keys(row_format) or ((), "")
+            prompts = [text for key in asked if (text := _own_text(row, key))]
+            turns = (*(Turn("user", text) for text in prompts), Turn("assistant", _own_text(row, answered)))
+            if not prompts or not turns[-1].text:
+                raise ValueError(say("row.no_text", key=repr(answered if prompts else asked[0])))
     if is_chat:  # what is said after the last answer is not learnt from
         last = max((n for n, turn in enumerate(turns) if turn.role in _ANSWERING), default=None)
         if last is None:
@@ -129,6 +144,23 @@ def training_row(row: Mapping[str, object], row_format: RowFormat = "input_outpu
     question = str(meta.get("question") or "") if isinstance(meta, Mapping) else ""
     choices = meta.get("choices") if isinstance(meta, Mapping) and question else None
     return TrainingRow(turns, is_chat, separator, question, choices)
+
+
+def own_keys(row_format: RowFormat) -> tuple[tuple[str, ...], str] | None:
+    """The keys of the prompt, and that of the answer, which an arrow stands between; None where there is none."""
+    before, arrow, answer = (part.strip() for part in row_format.partition(_ARROW))
+    prompts = tuple(key.strip() for key in before.split(_AND))
+    return (prompts, answer) if arrow and all(prompts) and answer else None
+
+
+def _own_text(row: Mapping[str, object], path: str) -> str:
+    """What stands at a key, or at a dotted path of keys, as text; a number is one, too."""
+    value: object = row.get(path)
+    if value is None:
+        value = row
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str) else str(value) if isinstance(value, int | float) else ""
 
 
 def format_of(rows: Iterable[Mapping[str, object]]) -> RowFormat | None:
@@ -144,6 +176,10 @@ def format_of(rows: Iterable[Mapping[str, object]]) -> RowFormat | None:
         except ValueError:
             continue
         return candidate
+    for pair in (f"{asked} {_ARROW} {answered}" for asked in _ASKED for answered in _ANSWERED) if kept else ():
+        prompts, answer = own_keys(pair) or ((), "")
+        if all(isinstance(row.get(key), str) for row in kept for key in (*prompts, answer)):
+            return pair
     return None
 
 
@@ -300,7 +336,7 @@ def _row_tokens(train: _State, tokenizer: _State, row_format: RowFormat) -> tupl
     from tokenizers import Tokenizer
 
     rows, train_file = list[TrainingRow](), train[0]
-    for line in json_lines(train_file.read_bytes()):
+    for line in row_lines(train_file.read_bytes(), train_file):
         try:
             if line.row is None:
                 raise ValueError(line.trouble)

@@ -31,7 +31,7 @@ from typing import Literal
 
 import psutil
 
-from steph.base.files import UnreadableError, json_lines
+from steph.base.files import TABLES, UnreadableError, json_lines, row_lines, table_rows
 from steph.base.messages import Message, say, verbatim
 from steph.contract.description import Description
 from steph.contract.questions import samples_in
@@ -91,7 +91,7 @@ def read_dataset(root: Path, description: Description) -> DataFile | None:
     data = _read(root / relative, "paths.dataset", say("input.clone_dataset"))
     digest = hashlib.sha256(data).hexdigest()
     try:
-        samples = samples_in(data, named=description.evaluate.results.format == "lawqa")
+        samples = samples_in(data, Path(relative), named=description.evaluate.results.format == "lawqa")
     except UnreadableError as error:
         raise InputError(say("input.bad_dataset", path=root / relative, reason=error)) from error
     if not samples:
@@ -110,7 +110,7 @@ def read_train_file(
         say("input.give_rows", role=role),
     )
     rows = 0
-    for line in json_lines(data):
+    for line in row_lines(data, Path(relative)):
         if line.row is None:
             raise InputError(say("input.bad_line", path=root / relative, line=line.number, reason=line.trouble))
         try:
@@ -146,12 +146,16 @@ def needs_build(root: Path, relative: str, dataset: DataFile, samples: int) -> b
 
 def count_rows(path: Path) -> int:
     """How many rows a training file has; those that are none are not counted."""
-    return sum(line.row is not None for line in json_lines(path.read_bytes(), "replace"))
+    return sum(line.row is not None for line in row_lines(path.read_bytes(), path, "replace"))
 
 
 def write_subset(root: Path, relative: str, rows: int, target: Path) -> None:
     """Write the first `rows` training rows to `target`: how a pipeline without a step limit is kept short."""
     data = (root / relative).read_bytes()
+    if target.suffix.lower() in TABLES:
+        ends = [1, *(number for number, _ in islice(table_rows(data, target, "replace"), rows))]
+        target.write_bytes(b"".join(data.splitlines(keepends=True)[: ends[-1]]))
+        return
     if data.lstrip()[:1] == b"[":
         kept = [line.row for line in islice(json_lines(data), rows)]
         target.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
