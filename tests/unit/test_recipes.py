@@ -170,7 +170,7 @@ CHANGES = {
     "a format of rows": Change(
         {
             "contract/rows.py": (
-                ('"sharegpt", "text", "none"]', '"sharegpt", "qa", "text", "none"]'),
+                ('"sharegpt", "text", "none")', '"sharegpt", "qa", "text", "none")'),
                 (
                     '        case "text":\n',
                     '        case "qa":\n'

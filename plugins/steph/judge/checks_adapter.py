@@ -34,7 +34,7 @@ _FOREIGN = re.compile(
     r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|^base_model\.model\.(?:base_model\.model|module)\."
     r"|\.modules_to_save\.|\.original_module\.|(?<!embed_tokens)(?<!lm_head)(?<!wte)(?<!token_adapter)\.base_layer\.weight$|\blora_\w+\.default\."
 )
-_EMBEDS = re.compile(r"(?:embed\w*|wte|word_embeddings)\.(?!lora_)(?:.*\.)?(?:weight|trainable_tokens\w*)")
+_EMBEDS = re.compile(r"(?<!\w)(?:\w{0,40}embed\w{0,40}|wte)\.(?!lora_)(?:.{0,200}\.)?(?:weight|trainable_tokens\w*)")
 _COPY = re.compile(r"\.(?:modules_to_save|original_module)\.")
 # the tower of another kind of input, layers that predict further tokens, and experts, which are stored in many ways
 _ELSEWHERE = re.compile(r"\b(?:visual|vision\w*|audio\w*|mtp|experts?)\.")
