@@ -173,7 +173,8 @@ class StageSession:
         Pictures take a second or two. After the last stage the end of the session draws them, which comes at once.
         """
         self._written()
-        self.report = report_path(record, self.runs.parent)
+        with contextlib.suppress(OSError):  # told by the writing itself
+            self.report = report_path(record, self.runs.parent)
         with_figures = not record.live or record.verdict_of(self.stages[-1]) is Verdict.NOT_RUN
         self._writing = self._writer.submit(tell, self.runs, record, with_figures=with_figures)
 
