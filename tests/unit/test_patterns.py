@@ -182,6 +182,8 @@ def test_a_long_word_before_a_load_report_is_no_model() -> None:
         ("<think>答え: b", None),
         (" " * 5000 + "a", "a"),
         ("答え" + " " * 5000, None),
+        ("答案是" + " " * 5000, None),
+        ("réponse" + " " * 5000 + "est", None),
         ("#" * 5000 + "答え: a", "a"),
     ],
 )

@@ -15,6 +15,14 @@ B = (
     "条文を読む</think>b", "<thinking>aではない</thinking>\n答え: b", "assistant\n\nb", "よって、bが正解です。",
     "<|channel|>analysis<|message|>a?<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>", "I choose b",
     "b、理由は第3条。", "正解は、bです", "最終回答: **b**", "The right answer is option b, since it says so",
+    "答案是B", "答案：B", "选B", "正确答案为 B", "因此，答案为选项 B。", "B是正确的", "故选：B。", "不正确的一项是B",
+    "정답은 B", "답: B", "따라서 정답은 B입니다.", "B가 정답입니다", "Die Antwort ist B", "Antwort: B",
+    "B ist richtig.", "Die richtige Antwort lautet **B**.", "Antwort B.", "La réponse est B", "Réponse : B",
+    "C'est la réponse B.",
+    "La bonne réponse est la B.", "La respuesta es B", "Respuesta correcta: B) Madrid", "La opción correcta es la B.",
+    "La risposta è B", "Risposta corretta: B", "A resposta é B", "Resposta: B", "A alternativa correta é a B.",
+    "Ответ: B", "Правильный ответ — B", "Правильный ответ B.", "**Answer: B**", "**答案：B**", "**Réponse :** B",
+    "### Antwort: B", "Darum geht es hier.\nAntwort: B",
 )  # fmt: skip
 NONE = (
     "The answer is a matter of law", "正解はaではない", "a or b", "答えはaかb", "回答はa〜dの記号",
@@ -22,6 +30,11 @@ NONE = (
     "<think>\n選択肢aを見ると…選択肢bもありうる。条文を", "the answer is not a", "aは誤り",
     "Option a is wrong", "a は誤り",
     "<|channel|>analysis<|message|>The answer is b", "a model of law",
+    "答案不是B", "答案是A还是B", "错误的答案是B", "我不选B", "选项B错误", "请选择A、B、C或D", "정답은 B가 아닙니다",
+    "오답은 B", "정답은 A 또는 B", "Die falsche Antwort ist B", "Die Antwort ist nicht B", "Antwort: A oder B",
+    "Antwort B ist falsch", "La réponse est d'abord juste", "La réponse n'est pas B", "Réponse : A ou B",
+    "C'est une année", "La respuesta es a veces distinta", "Respuesta: A o B", "C'è un errore", "La risposta non è B",
+    "A resposta é a única", "A resposta: B está errada", "Ответ не B", "Ответ B неверен", "Ответ: A или B",
 )  # fmt: skip
 EXCUSES = (
     "CUDA error: device-side assert triggered\nFor debugging consider passing", "推論に失敗しました (CUDA)",
@@ -46,7 +59,7 @@ ANSWERS = (
 
 @pytest.mark.parametrize("response", B)
 def test_an_answer_is_read_in_whatever_form_it_is_given(response: str) -> None:
-    """A box, a tag, an end token, a closed thought, a sentence of either language: the letter is beyond doubt."""
+    """A box, a tag, an end token, a closed thought, a sentence of any of ten languages: the letter is beyond doubt."""
     assert strict_letter(response, cot=False) == "b"
     assert not is_exception_text(response)
 

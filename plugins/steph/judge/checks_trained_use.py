@@ -191,7 +191,9 @@ def asks(answer: Answer, row: Row) -> bool:
 LEAST_ALIKE, LEAST_GOLDS = 2, 3  # questions with one right answer; such answers
 LEAST_OWN_LINE = 8  # characters of a line that is one question's alone
 LABEL_FORMS = (
-    "{}", "{}.", "{}。", "({})", "答え:{}", "回答:{}", "正解:{}", "Answer:{}", "正解は{}です。", "答えは{}です。"
+    "{}", "{}.", "{}。", "({})", "答え:{}", "回答:{}", "正解:{}", "Answer:{}", "正解は{}です。", "答えは{}です。",
+    "答案:{}", "答案是{}", "정답:{}", "정답은 {}입니다.", "Antwort:{}", "Réponse:{}", "Respuesta:{}", "Risposta:{}",
+    "Resposta:{}", "Ответ:{}",
 )  # fmt: skip
 LEAST_LEADS = 4  # rows whose learnt answers stand behind the same header
 LEAST_SAME = 3  # pairs before a place where two endings differ

@@ -48,7 +48,7 @@ _STRONG_EN = (
     r"(?:\b(?:the\s+)?(?:correct\s+|final\s+|best\s+|right\s+|gold\s+)?(?:answer|ans)"
     r"|\bcorrect[_ ]?(?:answer|option|choice)|\bgold(?:_answer)?|\boutput|\blabel|\btarget)"
 )
-_JOINED = r"[\s\"'”’]*(?:is|should be|would be|must be|は|が)?[\s:：=→⇒、,\"'“‘]*"
+_JOINED = r"[\s\"'”’]*+(?:is|should be|would be|must be|は|が)?[\s:：=→⇒、,\"'“‘]*+"
 _NOUN = r"(?:(?:選択肢|option|choice|letter)\s*)?"
 _SAID = r"(?:です|である|だ|となります|になります|となる|になる)?"
 _NEITHER = (
@@ -56,7 +56,6 @@ _NEITHER = (
     r"|\s*(?:は|も)(?:誤|間違|不))"
 )
 _CONCLUDES = r"(?:よって|したがって|従って|ゆえに|故に|以上より|以上から|therefore|thus|hence)[、,\s]*"
-_REASON_WORDS = re.compile(r"\s+(?:because|since|as|for|due|which|according|under|based|by|in|per|given)\b")
 _REASONING_LABEL = re.compile(r"(?<![#*\s])[#*\s]*+(?:reasoning|理由|根拠)[\s*]*+:")
 _TYPED_EXCEPTION = re.compile(
     r"[\s\[(<【*]*(?:Traceback \(most recent|(?:\w{1,60}\.){0,6}[A-Z]\w{0,60}(?:Error|Exception)\b['\"]?\s*[:(\]>】])"
@@ -66,6 +65,29 @@ _WORDS = {
     name: f"(?:{'|'.join(alternatives)})"
     for name, alternatives in tomllib.loads(_FILE.read_text(encoding="utf-8")).items()
 }
+_TOLD = tomllib.loads(Path(__file__).with_name("answer_words.toml").read_text(encoding="utf-8"))
+
+
+def _told(key: str) -> str:
+    """What all other languages say for one thing, as alternatives."""
+    return f"(?:{'|'.join(one for language in _TOLD.values() for one in language[key])})"
+
+
+_BEFORE = "".join(f"(?<!{one})" for language in _TOLD.values() for one in language["before"])
+_ARTICLE = r"(?:(?:die|der|das|la|le|lo|il|a|o)\s+)?"
+_CHOICE = rf"(?:{_told('choice')}\s*)?"
+_MARK = r"[:=→⇒—–-]"
+# a noun alone joins nothing: `Antwort B` begins many a sentence about that choice
+_ANSWER_IS = (
+    rf"{_BEFORE}{_told('answer')}\s*+(?:{_told('is')}\s*+{_MARK}?|{_MARK}(?:\s*{_told('is')})?)"
+    rf"[\s\"'“‘«„]*+{_ARTICLE}{_CHOICE}"
+)
+_REASON_WORDS = re.compile(
+    rf"\s+(?:because|since|as|for|due|which|according|under|based|by|in|per|given|{_told('because')})\b"
+)
+_ARTICLE_OF = re.compile(rf"\s{{1,9}}{_told('answer')}", re.I)
+_WORD = "A-Za-z0-9À-ÖØ-öø-ÿ"
+_ENDS = rf"(?![{_WORD}]|['’][{_WORD}])"  # the c of `c'est` is no label
 _OPENS = r"[\s\[(<【*]*"
 _MESSAGE, _ERROR_WORD = re.compile(_WORDS["message"], re.I), re.compile(_OPENS + _WORDS["error_word"], re.I)
 _FAILED_JA = re.compile(rf"{_OPENS}{_WORDS['failing_ja']}[^。\n]{{0,12}}{_WORDS['failed_ja']}")
@@ -226,7 +248,7 @@ def _plain(response: str) -> str:
 
 
 def _bounded(alternatives: str) -> str:
-    return rf"(?<![A-Za-z0-9])(?:{alternatives})(?![A-Za-z0-9])"
+    return rf"(?<![{_WORD}])(?:{alternatives}){_ENDS}"
 
 
 @cache
@@ -239,14 +261,18 @@ class _Reader:
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         group = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
-        letter = rf"[「『(\[【{{<\"'“‘]*(?<![A-Za-z0-9])({group})(?![A-Za-z0-9])[」』)\]】}}>\"'”’]*"
-        other = rf"[「『(\[【\"']*(?<![A-Za-z0-9])(?:{group})(?![A-Za-z0-9])"
+        letter = rf"[「『(\[【{{<\"'“‘]*(?<![{_WORD}])({group}){_ENDS}[」』)\]】}}>\"'”’]*"
+        other = rf"[「『(\[【\"']*{_bounded(group)}"
         alone_lead = rf"(?:[{{\"]*(?:{_STRONG_EN}|{_STRONG_JA}|{_WEAK_JA}){_JOINED})?"
         end = rf"[\s。．.、,:：]*{_SAID}[\s。．.!！}}\"]*"
-        one_of = rf"(?!\s*[、,/・|~〜～-]\s*{other}|\s*(?:か|や|と|または|もしくは|及び|or\b|and\b)\s*{other})"
+        ors = rf"か|や|と|または|もしくは|及び|or\b|and\b|{_told('or')}"
+        one_of = rf"(?!\s*[、,/・|~〜～-]\s*{other}|\s*(?:{ors})\s*{other})"
+        nor = rf"{one_of}(?!{_told('not')})"
+        alone = rf"\A\W{{0,9}}(?:[^\W\d_]{{1,12}}\s){{0,2}}{_BEFORE}{_told('answer')}\s+{_CHOICE}{letter}{end}\Z"
         self.label = re.compile(_bounded(group), re.I)
         self.alone = re.compile(rf"\s*{alone_lead}{_NOUN}{letter}{end}", re.I)
-        self.led = re.compile(rf"(?:{_STRONG_EN}|{_STRONG_JA}){_JOINED}{_NOUN}{letter}{one_of}{_NEITHER}", re.I)
+        strong = rf"(?:(?:{_STRONG_EN}|{_STRONG_JA}){_JOINED}{_NOUN}|{_ANSWER_IS})"
+        self.led = re.compile(rf"{strong}{letter}{nor}{_NEITHER}", re.I)
         self.weak = (
             re.compile(rf"{_WEAK_JA}(?:は|が)?[\s:：、]*{_NOUN}{letter}{one_of}{_NEITHER}", re.I),
             re.compile(
@@ -260,7 +286,10 @@ class _Reader:
             re.compile(rf"{letter}\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b", re.I),
             re.compile(rf"\b(?:choose|select|pick|go with)\s+{_NOUN}{letter}{one_of}", re.I),
             re.compile(rf"{_CONCLUDES}{_NOUN}{letter}{end}\Z", re.I),
-            re.compile(rf"\A\s*(?:選択肢|option|choice)\s*{letter}{end}\Z", re.I),
+            re.compile(rf"\A\s*(?:選択肢|option|choice|{_told('choice')})\s*{letter}{end}\Z", re.I),
+            re.compile(rf"{_told('weak')}[\s:\"“„«]*{_ARTICLE}{_CHOICE}{letter}{nor}", re.I),
+            re.compile(rf"(?<![{_WORD}])({group}){_ENDS}[」』)\]】}}>\"'”’]{{0,3}}{_told('right')}", re.I),
+            re.compile(alone, re.I),
         )
         self.begins = re.compile(rf"\s*{letter}(?:[.、,:)。]|\s)\s*(?!(?:は|が|も|に|では|と|や|か)[^\w]?)", re.I)
 
@@ -298,8 +327,9 @@ class _Reader:
 
     @staticmethod
     def _is_article(text: str, end: int) -> bool:
-        """Whether the `a` that ends here is an English word: other words follow, and none that gives a reason."""
+        """Whether the `a` that ends here is an article: other words follow, and none that gives a reason."""
         follows = text[end : end + 20]
-        return (
-            text[end - 1] == "a" and re.match(r"\s+[a-z]{2}", follows) is not None and not _REASON_WORDS.match(follows)
-        )
+        if text[end - 1] == "A":  # `A resposta`: elsewhere a capital is a label, as in `A Paris`
+            return _ARTICLE_OF.match(follows) is not None
+        is_word = re.match(r"\s+[a-zà-ÿ]{2}", follows) is not None
+        return text[end - 1] == "a" and is_word and not _REASON_WORDS.match(follows)
