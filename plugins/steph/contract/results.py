@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from steph.contract.results_files import ResultsFormat
 
 MOST_SECONDS = 1e9
+ROUNDED_DIGITS = 5  # a share with so many decimals is not taken for a rounded one
+ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded; a printed one may have fewer
 MOST_LABEL_CHARS = 20
 NO_ANSWER, FAILED = "unknown", "error"  # what is written in an answer's place
 
@@ -190,6 +192,12 @@ class ResultsFile:
     problem: Message | None = None
     others: tuple[str, ...] = ()
     rows_files: tuple[Path, ...] = ()
+
+
+def half_digit(value: float) -> float:
+    """Half of the last digit that a share was written with; of a rounded percentage the same."""
+    digits = len(f"{value:.12g}".partition(".")[2])
+    return 0.51 * 10.0**-digits if 0 < digits < ROUNDED_DIGITS else 0.0
 
 
 def values_at(value: object, path: str) -> tuple[object, ...]:

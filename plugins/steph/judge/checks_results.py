@@ -23,7 +23,7 @@ from steph.contract.questions import (
     questions_of,
     without_choices,
 )
-from steph.contract.results import Results, ResultsFile, Row
+from steph.contract.results import ACCURACY_TOLERANCE, Results, ResultsFile, Row, half_digit
 from steph.judge.checks_prompts import PROMPTS, prompt_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
@@ -33,11 +33,9 @@ from steph.record.values import Check
 
 BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
 SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold
-ROUNDED_DIGITS = 5  # a share with so many decimals is not taken for a rounded one
 CONTEXT_STEP = 256  # tokens: the lengths of contexts are multiples of it
 _LIMITS = ("max_new_tokens", "max_gen_toks", "max_completion_tokens")
 _LIMIT_OPTION = re.compile(r"--max[-_]new[-_]tokens[= ](\d{1,7})\b")
-ACCURACY_TOLERANCE = 6e-5  # two digits of a percentage, rounded; a printed one may have fewer
 
 JSON_WRITTEN = CheckKind("json_written", "H-3", FAIL, core=True)
 JSON_FRESH = CheckKind("json_fresh", "H-3", FAIL, trap=15, core=True)
@@ -130,12 +128,6 @@ def _scores_check(results: Results) -> Check:
     if not held:
         return JSON_CONSISTENT.not_applicable(say("results.no_means", scores=unknown))
     return JSON_CONSISTENT.check(True, "scores_agree", scores=held)
-
-
-def half_digit(value: float) -> float:
-    """Half of the last digit that a share was written with; of a rounded percentage the same."""
-    digits = len(f"{value:.12g}".partition(".")[2])
-    return 0.51 * 10.0**-digits if 0 < digits < ROUNDED_DIGITS else 0.0
 
 
 def dataset_check(evidence: EvalEvidence) -> Check:
