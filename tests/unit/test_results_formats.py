@@ -278,6 +278,54 @@ def test_paths_take_any_name_and_keys_with_dots() -> None:
     assert value_at(raw, "results.nothing") is None
 
 
+def by_task(root: Path, scores: tuple[object, ...] = (0.67, "50 %")) -> ResultsForm:
+    """An evaluation of two tasks: the rows and the score of each below its name."""
+    rows = {"sums": "BBA", "names": "BA"}
+    tasks = {
+        name: {
+            "accuracy": score,
+            "n": len(answers),
+            "samples": [{"q": f"{name} {n}", "gold": "B", "answer": one, "text": one} for n, one in enumerate(answers)],
+        }
+        for (name, answers), score in zip(rows.items(), scores, strict=True)
+    }
+    own_json(root, tasks=tasks)
+    row = {k: v for k, v in OWN.row.items() if k != "correct"}
+    return replace(OWN, rows="tasks.*.samples", score="tasks.*.accuracy", count="tasks.*.n", row=row)
+
+
+def test_a_path_with_a_star_collects_the_rows_of_all_matches(tmp_path: Path) -> None:
+    """Each task's score is held against its own rows, rounded as it is; the whole is the mean of all rows."""
+    results = content(tmp_path, by_task(tmp_path))
+    assert [row.question for row in results.results] == ["sums 0", "sums 1", "sums 2", "names 0", "names 1"]
+    assert (results.scores[0].value, results.scores[0].count) == (3 / 5, 5)
+    assert results.contradictions == ()
+
+
+def test_a_tasks_score_that_is_not_its_rows_mean_is_told(tmp_path: Path) -> None:
+    """Though the mean of all rows would hide it."""
+    results = content(tmp_path, by_task(tmp_path, (0.5, 0.67)))
+    assert [str(one) for one in results.contradictions] == [
+        "accuracy (1) 0.5(3 行の平均 0.6667)", "accuracy (2) 0.67(2 行の平均 0.5)",
+    ]  # fmt: skip
+
+
+def test_a_star_may_stand_for_each_row_and_for_nothing(tmp_path: Path) -> None:
+    """A table of rows by their ids, its rows named by `*`; a path that nothing is at says which keys there are."""
+    form = by_task(tmp_path)
+    path = tmp_path / "out/eval.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(raw | {"by_id": {str(n): row for n, row in enumerate(raw["items"])}}), encoding="utf-8")
+    one_score = replace(form, score="summary.accuracy", count=None)
+    assert len(content(tmp_path, replace(one_score, rows="by_id.*")).results) == 3
+    assert len(content(tmp_path, replace(one_score, rows="by_id")).results) == 3
+    problem = str(found(tmp_path, replace(form, rows="task.*.samples")).problem)
+    assert "rows(task.*.samples)に当たるものがファイルにない" in problem
+    assert "summary、run、items、tasks、by_id" in problem
+    problem = str(found(tmp_path, replace(form, rows="tasks.*.n")).problem)
+    assert "rows(tasks.*.n)に行の並びがない" in problem
+
+
 def test_every_format_that_a_description_may_name_has_its_reader() -> None:
     """A name without a reader would end an evaluation with a KeyError; `lawqa` is found by what it prints."""
     assert set(get_args(ResultsFormat)) == {"lawqa", *READERS}

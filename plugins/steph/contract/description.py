@@ -299,7 +299,8 @@ class EvaluateResults(Value):
     adapter: str | None = None
     """Dotted path to the adapter's folder."""
     rows: str | None = None
-    """The rows: a dotted path to a list in that file, or a JSON Lines file of their own, as `file` is spelled."""
+    """The rows: a dotted path to a list in that file, or a JSON Lines file of their own, as `file` is spelled. With `*`
+    in the path (`tasks.*.samples`) the rows of all lists count."""
     row: ResultsRow = ResultsRow()
 
 

@@ -14,16 +14,19 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
 from steph.base.files import TABLES, UnreadableError, files_at, is_fresh, newest, read_json, read_json_rows
-from steph.base.messages import say, words_of
+from steph.base.messages import Message, say, words_of
+from steph.base.text import one_line
 from steph.contract import results_lm_eval
 from steph.contract.questions import plain_label
 from steph.contract.results import (
+    ACCURACY_TOLERANCE,
     FAILED,
     MOST_LABEL_CHARS,
     NO_ANSWER,
@@ -33,11 +36,12 @@ from steph.contract.results import (
     ResultsForm,
     Row,
     Score,
+    half_digit,
     value_at,
     values_at,
 )
 
-MOST_ANSWER_CHARS = 2000
+MOST_ANSWER_CHARS, MOST_KEYS = 2000, 8
 ROWS_ALONE = (".jsonl", *TABLES)  # files of rows and nothing else
 _RIGHT = {
     "true", "t", "yes", "y", "correct", "right", "ok", "pass", "passed",
@@ -54,15 +58,22 @@ def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> 
     rows_file = newest(rows_files, path.stat().st_mtime)
     raw = read_json_rows(path) if path.suffix in ROWS_ALONE else read_json(path)
     found = _rows_in(raw, rows_file, form)
-    rows = tuple(_row(row, n, form) for n, row in enumerate(found or ()))
+    groups = [[_row(row, n, form) for n, row in enumerate(group)] for group in found or ()]
+    rows = tuple(chain.from_iterable(groups))
     value = count = None
+    metric, contradictions = (form.score or "").rpartition(".")[2], list[Message]()
     if form.score is not None:
-        told = value_at(raw, form.score)
-        value = _number(told)
-        if value is None:
-            raise UnreadableError(say("unreadable.score_no_number", key=form.score, value=str(told)[:60]))
-        is_percentage = 1 < value <= 100 or (isinstance(told, str) and told.strip().endswith(("%", "％")))
-        value /= 100 if is_percentage and form.kind != "metric" else 1  # a metric may be any number
+        each = values_at(raw, form.score) or (None,)
+        if len(each) == len(groups) > 1 and rows and form.kind != "metric":  # the score of each group of rows
+            contradictions = [
+                say("results.mean", score=f"{metric} ({n})", value=own, rows=len(group), mean=mean)
+                for n, (told, group) in enumerate(zip(each, groups, strict=True), 1)
+                if group and not math.isclose(
+                    own := _share(told, form), mean := _mean(group), abs_tol=max(ACCURACY_TOLERANCE, half_digit(own))
+                )
+            ]  # fmt: skip
+        else:
+            value = _share(each[0], form)
     if form.count is not None:
         told_counts = values_at(raw, form.count)
         counts = [one for one in map(_count, told_counts) if one is not None]
@@ -70,14 +81,27 @@ def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> 
             raise UnreadableError(say("unreadable.count_no_number", key=form.count, value=str(told_counts)[:60]))
         count = sum(counts)
     if value is None and rows:
-        value = sum(row.counts for row in rows) / len(rows)
+        value = _mean(rows)
     if value is None:
         raise UnreadableError(say("unreadable.no_score" if found is None else "unreadable.no_rows"))
     told_by = {"hf_model_name": form.model, "lora_path": form.adapter}
     config = Config.model_validate({key: value_at(raw, place) for key, place in told_by.items() if place})
-    metric = (form.score or "").rpartition(".")[2]
     score = Score(metric=metric, value=value, count=count, is_mean=form.kind != "metric" or None)
-    return Results(config=config, results=rows, scores=(score,)), (rows_file,) if rows_file else ()
+    results = Results(config=config, results=rows, scores=(score,), contradictions=tuple(contradictions))
+    return results, (rows_file,) if rows_file else ()
+
+
+def _share(told: object, form: ResultsForm) -> float:
+    """A score as a share of 1; raises UnreadableError where it is no number."""
+    value = _number(told)
+    if value is None:
+        raise UnreadableError(say("unreadable.score_no_number", key=form.score or "", value=str(told)[:60]))
+    is_percentage = 1 < value <= 100 or (isinstance(told, str) and told.strip().endswith(("%", "％")))
+    return value / 100 if is_percentage and form.kind != "metric" else value  # a metric may be any number
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    return sum(row.counts for row in rows) / len(rows)
 
 
 def _count(value: object) -> int | None:
@@ -99,16 +123,29 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def _rows_in(raw: object, rows_file: Path | None, form: ResultsForm) -> list[object] | None:
-    """The rows; None where the description names none. A table of rows by their ids is a list of its values."""
+def _rows_in(raw: object, rows_file: Path | None, form: ResultsForm) -> list[list[object]] | None:
+    """The rows, in a list for each match of their path; None where the description names none.
+
+    A table of rows by their ids is a list of its values.
+    """
     if rows_file is not None:
         is_lines = rows_file.suffix in ROWS_ALONE
-        return _told(read_json_rows(rows_file), form) if is_lines else _listed(read_json(rows_file), rows_file.name)
+        return [_told(read_json_rows(rows_file), form) if is_lines else _listed(read_json(rows_file), rows_file.name)]
     if form.rows is None:
-        return _told(raw, form) if isinstance(raw, list) and form.row else None
+        return [_told(raw, form)] if isinstance(raw, list) and form.row else None
     if is_file_pattern(form.rows):
         raise UnreadableError(say("unreadable.no_rows_file", path=form.rows))
-    return _listed(value_at(raw, form.rows), form.rows)
+    found = values_at(raw, form.rows)
+    if "*" not in form.rows.split("."):
+        return [_listed(next(iter(found), None), form.rows)]
+    if not found:
+        keys = [one_line(key, 40) for key in raw][:MOST_KEYS] if isinstance(raw, Mapping) else []
+        raise UnreadableError(say("unreadable.no_match", key=form.rows, keys=keys))
+    if any(
+        isinstance(one, Mapping) and any(value_at(one, at) is not None for at in form.row.values()) for one in found
+    ):
+        return [[*found]]  # each match is a row itself
+    return [_listed(one, form.rows) for one in found]
 
 
 def _told(lines: Sequence[object], form: ResultsForm) -> list[object]:
