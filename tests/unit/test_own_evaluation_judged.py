@@ -13,8 +13,8 @@ from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.messages import NOTHING
 from steph.base.terms import Severity
 from steph.contract.description import load_description
-from steph.contract.questions import Question, question_key
-from steph.contract.results import Row
+from steph.contract.questions import Question, as_label, question_key
+from steph.contract.results import Row, with_labels
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_results import _dataset_checks
 from steph.judge.evidence import EvalEvidence
@@ -456,3 +456,95 @@ def test_choices_recorded_in_the_order_that_they_were_asked_in() -> None:
     ]
     found = [_dataset_checks((Question(key, "a"),), NOTHING, (row,), is_exact=False)[1].holds for row in rows]
     assert found == [True, False, True]
+
+
+TEXTS = ("富士山", "百度", "三百六十五日", "木星", "高尾山")
+NUMBERED = dict(zip("abcde", TEXTS, strict=True))
+Form = Callable[[str], object]
+
+
+def _text(letter: str) -> str:
+    return TEXTS["ABCDE".index(letter)]
+
+
+def _from_0(letter: str) -> int:
+    return "ABCDE".index(letter)
+
+
+def _from_1(letter: str) -> int:
+    return "ABCDE".index(letter) + 1
+
+
+def _with_text(letter: str) -> str:
+    return f"({letter}) {_text(letter)}"
+
+
+@pytest.mark.parametrize(
+    ("said", "gold", "choices"),
+    [
+        *((said, gold, choices)
+          for said, gold in (
+              (_text, str), (_text, _text), (str, _text), (_with_text, _text), (_from_0, str), (_from_0, _text)
+          )
+          for choices in (NUMBERED, list(TEXTS), CHOICES[0])),
+        (_from_0, _from_0, NUMBERED), (_from_1, _from_1, NUMBERED), (_from_1, str, CHOICES[0]),
+    ],
+)  # fmt: skip
+def test_an_answer_may_be_its_choices_text_or_number(said: Form, gold: Form, choices: object, tmp_path: Path) -> None:
+    """Whatever the other answer is recorded by: it is the label that the response says, or a finding."""
+    for name, letters in (("sound", SAID), ("planted", GOLD)):
+        one = sound(tmp_path / name, "choice")
+        one.root.mkdir()
+        one.raw["rows"] = [
+            row | {"c": choices, "gold": gold(right), "said": said(letter), "ok": letter == right}
+            for row, letter, right in zip(one.raw["rows"], letters, GOLD, strict=True)
+        ]
+        one.raw["accuracy"] = 0.75 if name == "sound" else 1.0
+        outcome, checks = one.judged()
+        as_written = tuple(str(said(letter)) for letter in letters)  # where nothing shows what numbers begin with
+        assert outcome.answers in (tuple(letters.lower()), as_written if said is gold is _from_1 else ())
+        assert ("answers_as_responded" in broken(checks.values())) == (name == "planted")
+        assert name == "planted" or broken(checks.values()) == set()
+
+
+def test_the_text_of_two_choices_stays_unread() -> None:
+    """Neither is it a right answer nor one that was given; a label before it says which."""
+    twice = ["Paris", "Rome", "Paris", "Bonn"]
+    assert [as_label(one, twice) for one in ("Paris", "rome", "C. Paris", "Madrid", "d", "")] == [
+        None,
+        "b",
+        "c",
+        None,
+        "d",
+        None,
+    ]
+    assert [as_label(2, twice, first) for first in (0, 1, None)] == ["c", "b", None]
+    rows = tuple(
+        Row(question=f"q{n}", choices=twice, correct_answer=gold, predicted_answer=said, is_correct=gold == said)
+        for n, (gold, said) in enumerate((("rome", "rome"), ("bonn", "paris"), ("paris", "paris"), ("bonn", "lyon")))
+    )
+    found = [(row.correct_answer, row.predicted_answer) for row in with_labels(rows, has_flags=True)]
+    assert found == [("b", "b"), ("d", "unknown"), ("", "unknown"), ("d", "lyon")]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "answers", "changed"),
+    [
+        ("abcd", "0123", 0), ("0123", "abcd", 0), ("1234", "abcd", 0), (TEXTS[:4], "abcd", 0), ("abcd", TEXTS[:4], 0),
+        ("abca", "0123", 1), ("0120", TEXTS[:4], 1), ("1324", "abcd", 2), ((*TEXTS[:3], TEXTS[4]), "abcd", 1),
+    ],
+)  # fmt: skip
+def test_right_answers_are_compared_by_the_choice_that_they_are(
+    recorded: tuple[str, ...], answers: tuple[str, ...], changed: int
+) -> None:
+    """By label, text or number, counted from 0 or 1 in all rows alike."""
+    rows = tuple(
+        Row(question=question, choices=list(TEXTS), correct_answer=gold.lower(), is_correct=True)
+        for question, gold in zip(QUESTIONS, recorded, strict=True)
+    )
+    dataset = tuple(
+        Question(question_key(question, list(TEXTS)), answer)
+        for question, answer in zip(QUESTIONS, answers, strict=True)
+    )
+    check = _dataset_checks(dataset, NOTHING, rows, is_exact=False)[1]
+    assert (check.holds, check.message.values["changed"]) == (changed == 0, changed)

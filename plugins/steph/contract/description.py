@@ -274,9 +274,9 @@ class ResultsRow(Value):
     choices: str | None = None
     """The choices, a list, a table or a text."""
     expected: str | None = None
-    """The answer that counts as right."""
+    """The answer that counts as right: a label, a text, or a choice's text or number."""
     predicted: str | None = None
-    """The answer that was read off the response."""
+    """The answer that was read off the response, likewise."""
     response: str | None = None
     """The model's response, word for word."""
     correct: str | None = None

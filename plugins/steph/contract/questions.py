@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,37 @@ def answer_labels(golds: Sequence[str], choices: Sequence[Choices]) -> tuple[str
     return tuple(sorted(wanted))
 
 
+def as_label(answer: object, choices: object, first: int | None = None) -> str | None:
+    """The label of the choice that an answer is: by its label, by its text, or by its number counted from `first`.
+
+    A text may have its label before it. Choices without labels are a, b, c. None for what is none of them or the text
+    of two of them, and for numbers where `first` is None.
+    """
+    found, said = choices if isinstance(choices, Choices) else choices_of(choices), plain_label(answer)
+    labels = found.labels or NUMBERINGS[0][: len(found.texts)]
+    if not said or len(found.texts) < 2 or len(labels) < len(found.texts):
+        return None
+    if said in found.labels:
+        return said
+    texts = [_squeeze(plain_label(text)) for text in found.texts]
+    plain = unicodedata.normalize("NFKC", str(answer)).strip()
+    led = _LABEL.match(plain)
+    label = led[1].lower() if led else ""
+    if led and label in labels and texts[labels.index(label)] == _squeeze(plain_label(plain[led.end() :])):
+        return label
+    same = [label for label, text in zip(labels, texts, strict=True) if text == _squeeze(said)]
+    if same or said in labels:
+        return (same or [said])[0] if len(same) < 2 else None
+    place = int(said) - first if first is not None and said.isascii() and said.isdecimal() else -1
+    return labels[place] if 0 <= place < len(labels) else None
+
+
+def are_labels(answers: Set[str], choices: Sequence[Choices]) -> bool:
+    """Whether answers are labels as they stand: those of the choices, or of one sequence where nothing numbers them."""
+    own = {label for one in choices for label in one.labels}
+    return answers <= own if own else any(answers <= {*known} for known in _SEQUENCES)
+
+
 def repeats_question(text: str, question: str, choices: object) -> bool:
     """Whether a text has the question and then every choice in order, word for word, as a prompt has them."""
     parts = [_squeeze(question), *map(_squeeze, choices_of(choices).texts)]
@@ -215,8 +246,9 @@ def questions_of(dataset: Path) -> tuple[Question, ...]:
     if not rows or len(found) < len(rows):
         raise UnreadableError(say("unreadable.no_questions", rows=len(rows), without=len(rows) - len(found)))
     return tuple(
-        Question(question_key(text, _first_of(row, _CHOICES_KEYS)), plain_label(_first_of(row, _ANSWER_KEYS) or ""))
+        Question(question_key(text, _first_of(row, _CHOICES_KEYS)), "" if answer is None else plain_label(answer))
         for row, text in found
+        for answer in [_first_of(row, _ANSWER_KEYS)]
     )
 
 

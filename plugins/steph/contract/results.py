@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from steph.base.messages import Message
-from steph.contract.questions import answer_labels, choices_of, plain_label
+from steph.contract.questions import Choices, answer_labels, are_labels, as_label, choices_of, plain_label
 
 if TYPE_CHECKING:
     from steph.contract.results_files import ResultsFormat
@@ -192,6 +192,52 @@ class ResultsFile:
     problem: Message | None = None
     others: tuple[str, ...] = ()
     rows_files: tuple[Path, ...] = ()
+
+
+def with_labels(rows: tuple[Row, ...], *, has_flags: bool) -> tuple[Row, ...]:
+    """The rows with labels for answers that are recorded as the text or the number of a choice.
+
+    As they are where all answers are labels already, or few right ones are any choice. What is the text of two choices
+    stays unread. `has_flags`: the rows say themselves what is right; else it is told again by the labels.
+    """
+    choices = [choices_of(row.choices) for row in rows]
+    told = {answer for row in rows for answer in (row.correct_answer, row.predicted_answer if row.is_answered else "")}
+    says_numbers = any(
+        row.predicted_answer.isdigit() and row.predicted_answer == _lowered(row.response) for row in rows
+    )
+    is_numbered = says_numbers or any(label.isdigit() for own in choices for label in own.labels)
+    if is_numbered or any(len(own.texts) < 2 for own in choices) or are_labels(told - {""}, choices):
+        return rows
+    pairs = list(zip(rows, choices, strict=True))
+
+    def read(first: int | None) -> list[tuple[str | None, str | None]]:
+        answers = ((as_label(row.correct_answer, own, first), row, own) for row, own in pairs)
+        return [(gold, as_label(row.predicted_answer, own, first)) for gold, row, own in answers]
+
+    def fits(first: int) -> tuple[int, int]:
+        """How many answers are choices by such numbers; how many agree with what is called right and was responded."""
+        both = read(first)
+        known = sum(one is not None for pair in both for one in pair)
+        agree = sum((gold == said) == row.is_correct for (gold, said), row in zip(both, rows, strict=True) if has_flags)
+        responded = [as_label(row.response or "", own, first) for row, own in pairs]
+        return known, agree + sum(
+            said is not None and said == one for (_, said), one in zip(both, responded, strict=True)
+        )
+
+    from_0, from_1 = fits(0), fits(1)
+    both = read(None if from_0 == from_1 else int(from_1 > from_0))
+    if 2 * sum(gold is not None for gold, _ in both) < len(rows):
+        return rows
+    found = []
+    for (row, own), (gold, said) in zip(pairs, both, strict=True):
+        each = Choices(tuple(dict.fromkeys(own.texts)))  # one that is a choice of these alone is the text of two
+        right = gold or ("" if as_label(row.correct_answer, each) else row.correct_answer)
+        answer = said or (NO_ANSWER if as_label(row.predicted_answer, each) else row.predicted_answer)
+        update: dict[str, object] = {"correct_answer": right, "predicted_answer": answer}
+        if not has_flags and gold and said:
+            update |= {"is_correct": gold == said, "score": float(gold == said)}
+        found.append(row.model_copy(update=update))
+    return tuple(found)
 
 
 def half_digit(value: float) -> float:

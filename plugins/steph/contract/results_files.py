@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,7 @@ from steph.contract.results import (
     half_digit,
     value_at,
     values_at,
+    with_labels,
 )
 
 MOST_ANSWER_CHARS, MOST_KEYS = 2000, 8
@@ -60,6 +61,10 @@ def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> 
     found = _rows_in(raw, rows_file, form)
     groups = [[_row(row, n, form) for n, row in enumerate(group)] for group in found or ()]
     rows = tuple(chain.from_iterable(groups))
+    if form.kind == "choice" and "choices" in form.row:
+        rows = with_labels(rows, has_flags="correct" in form.row)
+        in_order = iter(rows)
+        groups = [[*islice(in_order, len(group))] for group in groups]
     value = count = None
     metric, contradictions = (form.score or "").rpartition(".")[2], list[Message]()
     if form.score is not None:

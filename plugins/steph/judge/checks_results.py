@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection
+from itertools import product
 
 from steph.base.files import UnreadableError, sha256_of
 from steph.base.messages import NOTHING, Message, say, words_of
@@ -14,8 +15,11 @@ from steph.base.text import one_line
 from steph.contract.lines import EvalLines
 from steph.contract.questions import (
     NUMBERINGS,
+    Choices,
     Question,
     as_in_dataset,
+    as_label,
+    choices_of,
     is_in_training,
     key_texts,
     plain_label,
@@ -276,12 +280,15 @@ def _dataset_checks(
     answers: dict[str, set[str]] = {}
     for question in dataset:
         answers.setdefault(question.key, set()).add(question.answer)
-    foreign = changed = 0
-    for key, row in zip(keys, rows, strict=True):
-        own = answers.get(key)
-        foreign += own is None
-        has_answer = bool(row.correct_answer) and own is not None and own != {""}
-        changed += has_answer and plain_label(row.correct_answer) not in {*(own or ()), *_moved(row, key, own or ())}
+    foreign = sum(key not in answers for key in keys)
+    told = [
+        (row, key, own)
+        for row, key in zip(rows, keys, strict=True)
+        if row.correct_answer and (own := answers.get(key, {""})) != {""}
+        and plain_label(row.correct_answer) not in {*own, *_moved(row, key, own)}
+    ]  # fmt: skip
+    # both may count choices from 0 or from 1, in all rows alike
+    changed = min(sum(not _is_choice(*one, *firsts) for one in told) for firsts in product((0, 1), repeat=2))
     origin: Figures = {"questions": count, "foreign": foreign, "changed": changed}
     firsts = tuple(question.key for question in dataset[:count])
     held, in_order = (Counter(firsts) & Counter(keys)).total(), firsts == keys
@@ -304,6 +311,20 @@ def _moved(row: Row, key: str, answers: Collection[str]) -> set[str]:
         return set()
     numbered = [(one, one.index(answer)) for answer in answers for one in NUMBERINGS if answer in one[: len(own)]]
     return {one[recorded.index(own[place])] for one, place in numbered}
+
+
+def _is_choice(row: Row, key: str, answers: Collection[str], first: int, first_of_dataset: int) -> bool:
+    """Whether a row's right answer is the data set's choice, where one of them records its text or number."""
+    own = Choices(key_texts(key)[1])
+    recorded = Choices(key_texts(question_key("", row.choices))[1], choices_of(row.choices).labels)
+    said = _text_of(row.correct_answer, recorded if recorded.texts else own, first)
+    return said is not None and said in {_text_of(answer, own, first_of_dataset) for answer in answers}
+
+
+def _text_of(answer: str, choices: Choices, first: int) -> str | None:
+    label = as_label(answer, choices, first)
+    labels = choices.labels or NUMBERINGS[0]
+    return choices.texts[labels.index(label)] if label is not None else None
 
 
 def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:

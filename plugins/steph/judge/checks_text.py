@@ -10,7 +10,7 @@ from statistics import median
 from steph.base.messages import NOTHING, say
 from steph.base.text import one_line
 from steph.contract.questions import Choices, choices_of, label_places, question_key, repeats_question
-from steph.contract.results import EvaluationKind, Row
+from steph.contract.results import MOST_LABEL_CHARS, EvaluationKind, Row
 from steph.judge import reading
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import LETTERS
@@ -177,6 +177,11 @@ class _Reader:
         own = choices.labels if len(choices.labels) == len(self.labels) else ()
         if own and own != self.labels and (label := reading.strict_letter(response, cot=self.cot, labels=own)):
             return self.labels[own.index(label)]
+        texts = tuple(text.lower() for text in choices.texts)
+        if len({*texts}) == len(texts) == len(self.labels) and all(0 < len(one) <= MOST_LABEL_CHARS for one in texts):
+            stated = reading.stated_labels(response, texts)
+            if len(stated) == 1 and label_places(self.labels):
+                return self.labels[texts.index(stated.pop())]
         said = reading.bare(reading.spoken(response))
         held = [label for label in self.labels if (text := self.text_of(label, choices)) and reading.bare(text) == said]
         return held[0] if said and len(held) == 1 else None

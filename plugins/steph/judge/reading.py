@@ -7,7 +7,7 @@ import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from steph.base.messages import Message, say
@@ -251,7 +251,7 @@ def _bounded(alternatives: str) -> str:
     return rf"(?<![{_WORD}])(?:{alternatives}){_ENDS}"
 
 
-@cache
+@lru_cache(512)  # the choices of each question may be labels
 def _reader(labels: tuple[str, ...]) -> _Reader:
     return _Reader(labels)
 
