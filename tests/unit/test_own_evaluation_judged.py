@@ -548,3 +548,61 @@ def test_right_answers_are_compared_by_the_choice_that_they_are(
     )
     check = _dataset_checks(dataset, NOTHING, rows, is_exact=False)[1]
     assert (check.holds, check.message.values["changed"]) == (changed == 0, changed)
+
+
+def _asked_again(one: Planted, places: tuple[int, ...]) -> None:
+    """The rows and the calls are those of these places."""
+    one.raw["rows"] = [one.raw["rows"][n] for n in places]
+    one.raw["accuracy"] = sum(row["ok"] for row in one.raw["rows"]) / len(places)
+    calls = [fact for fact in one.facts if fact["fact"] == "generation"]
+    for n, place in enumerate(places):
+        prompt = f"{QUESTIONS[place]}\n{CHOICES[place]}\n答え:"
+        of_row = {"prompt_hashes": [text_hash(prompt)], "prompt_fingerprints": [list(fingerprints(prompt))]}
+        said = one.raw["rows"][n]["text"]
+        of_row |= {"response_hashes": [[text_hash(said)]], "response_fingerprints": [list(fingerprints(said))]}
+        calls[n].update(of_row)
+
+
+@pytest.mark.parametrize("kind", ["choice", "generate"])
+@pytest.mark.parametrize(
+    ("places", "severity"),
+    [((0, 1, 2, 3), None), ((0, 1, 2, 2), Severity.WARN), ((0, 1, 0, 1), Severity.FAIL), ((2, 2, 2, 2), Severity.FAIL)],
+)
+def test_half_of_the_questions_asked_again_stand_for_others(
+    places: tuple[int, ...], severity: Severity | None, kind: str, tmp_path: Path
+) -> None:
+    """One may be in the data set twice."""
+    one = sound(tmp_path, kind)
+    _asked_again(one, places)
+    _, checks = one.judged()
+    check = checks["rows_distinct"]
+    assert (check.holds, None if check.holds else check.severity) == (severity is None, severity)
+
+
+def test_rows_that_record_what_all_questions_share_were_not_asked_again(tmp_path: Path) -> None:
+    """Their prompts differ; or were not seen, and nothing is recorded that tells."""
+    one = sound(tmp_path / "seen", "generate")
+    one.root.mkdir()
+    _rows(one, lambda row: row | {"q": "次のうち正しいものはどれですか。"})
+    for n, fact in enumerate(fact for fact in one.facts if fact["fact"] == "generation"):
+        prompt = f"次のうち正しいものはどれですか。\n{QUESTIONS[n]}\n答え:"
+        fact |= {"prompt_hashes": [text_hash(prompt)], "prompt_fingerprints": [list(fingerprints(prompt))]}
+    check = one.judged()[1]["rows_distinct"]
+    assert (check.holds, check.severity) == (False, Severity.WARN)
+    row = Row(question="問", correct_answer="a", is_correct=True)
+    check = _dataset_checks(None, NOTHING, (row,) * 4, is_exact=False)[0]
+    assert (check.holds, check.severity) == (False, Severity.WARN)
+    both = tuple(row.model_copy(update={"choices": ["甲", "乙"], "prompt": f"{n} 問"}) for n in range(4))
+    assert _dataset_checks(None, NOTHING, both, is_exact=False)[0].severity is Severity.WARN
+    same = tuple(one.model_copy(update={"prompt": "問"}) for one in both)
+    assert _dataset_checks(None, NOTHING, same, is_exact=False)[0].severity is Severity.FAIL
+
+
+def test_a_question_that_the_data_set_has_twice_may_be_asked_twice() -> None:
+    """However many those are."""
+    keys = [question_key(QUESTIONS[n], None) for n in (0, 0, 1, 1)]
+    rows = tuple(Row(question=QUESTIONS[n], correct_answer="a", is_correct=True) for n in (0, 0, 1, 1))
+    twice, once = (tuple(Question(key, "a") for key in own) for own in (keys, (*dict.fromkeys(keys), "甲", "乙")))
+    assert _dataset_checks(twice, NOTHING, rows, is_exact=False)[0].holds
+    found = _dataset_checks(once, NOTHING, rows, is_exact=False)[0]
+    assert (found.holds, found.severity) == (False, Severity.FAIL)

@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import product
 
 from steph.base.files import UnreadableError, sha256_of
@@ -28,14 +28,16 @@ from steph.contract.questions import (
     without_choices,
 )
 from steph.contract.results import ACCURACY_TOLERANCE, Results, ResultsFile, Row, half_digit
-from steph.judge.checks_prompts import PROMPTS, prompt_checks
+from steph.judge.checks_prompts import PROMPTS, asked_share, prompt_checks
+from steph.judge.checks_trained_use import PART_OF_QUESTION, Answering
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import bare, is_exception_text
-from steph.judge.witness import Generation
+from steph.judge.witness import Generation, Witness
 from steph.record.values import Check
 
 BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
+LEAST_AGAIN = 2  # questions: one may stand in the data set twice
 SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold
 CONTEXT_STEP = 256  # tokens: the lengths of contexts are multiples of it
 _LIMITS = ("max_new_tokens", "max_gen_toks", "max_completion_tokens")
@@ -167,7 +169,13 @@ def content_checks(evidence: EvalEvidence, results: Results | None, lines: EvalL
         _config_check(evidence, results),
         NO_ERROR_ANSWERS.check(not errors and not printed, "with_example" if errors else "counts", **counts),
         _flags_check(rows, is_free=evidence.form.kind == "generate"),
-        *_dataset_checks(dataset, trouble, rows, is_exact=evidence.form.format == "lawqa"),
+        *_dataset_checks(
+            dataset,
+            trouble,
+            rows,
+            is_exact=evidence.form.format == "lawqa",
+            prompts=_prompts_asking(evidence, rows),
+        ),
         _overlap_check(evidence, rows),
         *prompt_checks(evidence, rows, dataset),
     )
@@ -261,18 +269,25 @@ def _stands_in(gold: str, said: str) -> bool:
 
 
 def _dataset_checks(
-    dataset: tuple[Question, ...] | None, trouble: Message, rows: tuple[Row, ...], *, is_exact: bool
+    dataset: tuple[Question, ...] | None,
+    trouble: Message,
+    rows: tuple[Row, ...],
+    *,
+    is_exact: bool,
+    prompts: int | None = None,
 ) -> tuple[Check, ...]:
     """The rows are the data set's first ones, each once, with its answers; of another format than lawqa only nearly.
 
-    Rows of one's own choice or order are another evaluation; a few of the first ones replaced were dropped.
+    Rows of one's own choice or order are another evaluation; a few of the first ones replaced were dropped. `prompts`:
+    how many different ones asked the rows' questions, None where that was not seen.
     """
     keys = tuple(row.task + question_key(row.question, row.choices) for row in rows)
     if dataset is None:
         distinct = ROWS_DISTINCT.check(None, trouble)
-        if not is_exact:  # rows alone: a data set may itself have a question twice
+        if not is_exact:  # rows alone: a data set may itself have a question twice, but not half of its questions
             again = len(keys) - len({*keys})
-            distinct = ROWS_DISTINCT.check(again == 0, "repeated", severity=WARN, questions=len(keys), repeated=again)
+            found, severity = ("half", None) if _is_half_again(rows, keys, prompts) else ("repeated", WARN)
+            distinct = ROWS_DISTINCT.check(again == 0, found, severity=severity, questions=len(keys), repeated=again)
         return (distinct, *(kind.check(None, trouble) for kind in (QUESTIONS_OF_DATASET, FIRST_ROWS)))
     keys = keys if is_exact else as_in_dataset(keys, dataset)
     count, known = len(keys), Counter(question.key for question in dataset)
@@ -302,6 +317,29 @@ def _dataset_checks(
         ),
         order,
     )
+
+
+def _prompts_asking(evidence: EvalEvidence, rows: Sequence[Row]) -> int | None:
+    """How many different prompts asked the rows' questions; None where not all prompts are known."""
+    seen = Answering(evidence, evidence.witness or Witness())
+    answers = [answer for answer in seen.counting if answer.prompt_hash]
+    if seen.unseen_calls or len(answers) < len(seen.counting):
+        return None
+    shares = ((one.prompt_hash, asked_share(one.prompt or (), row)) for row in rows for one in answers)
+    # a short question can't be told in a prompt, which may then be its own
+    return len({prompt for prompt, share in shares if share is None or share >= PART_OF_QUESTION}) or None
+
+
+def _is_half_again(rows: Sequence[Row], keys: Sequence[str], prompts: int | None) -> bool:
+    """Whether half of the questions or more are others asked again.
+
+    What rows record of a question may be what all questions share: their prompts tell, or else their choices.
+    """
+    if prompts is None and not all(row.asked or row.choices for row in rows):
+        return False
+    each = Counter((key, row.correct_answer, row.asked) for key, row in zip(keys, rows, strict=True))
+    again = len(rows) - (len(each) if prompts is None else max(prompts, len({*keys})))
+    return again >= LEAST_AGAIN and 2 * again >= len(rows)
 
 
 def _moved(row: Row, key: str, answers: Collection[str]) -> set[str]:
