@@ -233,6 +233,59 @@ def test_answers_that_are_right_without_having_been_said_fail(rows: list[Row], h
     assert credited(*rows) is hardness
 
 
+def as_gold(response: str, gold: str, **more: object) -> Row:
+    """A row whose recorded answer is the right one, whatever was said."""
+    known = {"question": f"問 {gold}", "correct_answer": gold, "is_correct": True}
+    return row(response, gold).model_copy(update=known | more)
+
+
+READ = tuple(as_gold(f"答え: {letter}", letter) for letter in "abcdabcda")
+
+
+@pytest.mark.parametrize(
+    ("rows", "hardness"),
+    [
+        ([*READ, *map(as_gold, GARBAGE[:3], "abc")], Severity.FAIL),
+        ([*READ, *map(as_gold, GARBAGE[:2], "ab")], Severity.WARN),  # a guess is right twice now and then
+        ([*READ, *map(as_gold, GARBAGE[:3], "bbb")], Severity.WARN),  # a default letter
+        ([*READ, *map(as_gold, GARBAGE[:3], "abc"), row(GARBAGE[3], "c")], Severity.WARN),  # which may be wrong too
+        ([*READ, *map(as_gold, ("五年で消滅", "二番目", "一年で消滅する"), "abc")], Severity.WARN),
+        ([*READ, *map(as_gold, ("五年で消滅する", "十年で消滅する", "一年で消滅する"), "abc")], None),
+    ],
+)
+def test_what_cannot_be_read_must_not_be_the_right_answer_each_time(rows: list[Row], hardness: Severity | None) -> None:
+    """Though most of what counts as right was said: a guess and a default are wrong, too."""
+    assert credited(*rows) is hardness
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "is_found"),
+    [
+        ([*READ, *map(as_gold, ("", ""), "ab")], "choice", True),
+        ([*READ, *map(as_gold, ("わかりません。",) * 2, "ac")], "choice", True),
+        ([*READ, *map(as_gold, ("わかりません。",) * 2, "aa")], "choice", False),  # a default letter
+        ([*READ, *map(as_gold, ("わかりません。",) * 2, "ac"), row("わかりません。", "d")], "choice", False),  # a guess
+        ([*READ, *map(as_gold, ("わかりません。", "不明"), "ac")], "choice", False),
+        ([*READ, *map(as_gold, ("最初のもの。",) * 2, "ac")], "choice", False),
+        ([*READ, as_gold("五年", "a", choices=["五年", "十年"]), as_gold("五年", "b", choices=["十年", "五年"])],
+         "choice", False),
+        ([as_gold("The sum is 42.", "42"), *map(as_gold, ("I do not know.",) * 2, ("17", "23"))], "generate", True),
+        ([as_gold("The sum is 42.", "42"), *map(as_gold, ("17 and 23.",) * 2, ("17", "23"))], "generate", False),
+        ([as_gold("I do not know.", "17"), as_gold("I do not know", "unknown")], "generate", False),
+        ([*map(as_gold, ("まず条文の定める要件を順に確かめることから始めたい。",) * 2, "ac"), as_gold("b", "b")],
+         "choice", False),
+    ],
+)  # fmt: skip
+def test_one_response_is_not_another_right_answer_each_time(rows: list[Row], kind: str, is_found: bool) -> None:
+    """Nothing, or the same words, recorded as the right answer of each question; cut ones may have said it."""
+    checks = response_checks(
+        tuple(rows), kind="generate" if kind == "generate" else "choice", cot=False, ensemble=1, rehearsal=False,
+        seconds=1.0,
+    )  # fmt: skip
+    (check,) = [one for one in checks if one.id == "responses_present"]
+    assert (check.message.id.endswith("as_gold"), check.holds is False) == (is_found, is_found)
+
+
 def test_labels_that_are_words_stand_in_no_order() -> None:
     """The second of two choices may be the one that `no` stands for."""
     rows = [row(text, "no", choices=["承認する", "承認しない"]) for text in ("承認しない", "承認しない。")]

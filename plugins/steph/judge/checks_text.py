@@ -9,7 +9,7 @@ from statistics import median
 
 from steph.base.messages import NOTHING, say
 from steph.base.text import one_line
-from steph.contract.questions import Choices, choices_of, label_places, question_key, repeats_question
+from steph.contract.questions import Choices, choices_of, label_places, plain_label, question_key, repeats_question
 from steph.contract.results import MOST_LABEL_CHARS, EvaluationKind, Row
 from steph.judge import reading
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
@@ -18,6 +18,7 @@ from steph.record.values import Check
 
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 LEAST_CREDITED = 2  # answers: one may be right by chance
+LEAST_GOLDS = 3  # answers without a basis that are all right: a guess among four is, once in 64 times
 TELLING_CHARS = 20  # shorter responses to different questions may well be the same
 TOKEN_CHARS, TOKEN_SLACK_CHARS = 16, 16  # no tokenizer has words that long in a row
 SECONDS_SLACK, SECONDS_SLACK_SHARE = 1.0, 0.05
@@ -87,7 +88,7 @@ def response_checks(
     return (
         _bounded_check(each, cot, rehearsal, is_free=is_free),
         _ended_check(rows, rehearsal),
-        _present_check(rows, random_weights, is_free=is_free),
+        _present_check(rows, random_weights, is_free=is_free, reader=None if has_runs or ensemble > 1 else reader),
         *_parsed_checks(rows, reader, rehearsal, random_weights),
         responded,
         grounded,
@@ -138,8 +139,13 @@ def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:
     return RESPONSES_ENDED.check(not cut and not thinking, "ends", rehearsal=rehearsal, **figures)
 
 
-def _present_check(rows: tuple[Row, ...], random_weights: bool, *, is_free: bool) -> Check:
-    """A model of random weights may learn first of all to end; a pipeline that says so has lost nothing."""
+def _present_check(
+    rows: tuple[Row, ...], random_weights: bool, *, is_free: bool, reader: _Reader | None = None
+) -> Check:
+    """A model of random weights may learn first of all to end; a pipeline that says so has lost nothing.
+
+    `reader`: of answers that one response each stands for.
+    """
     blank = [reading.is_blank(row.response) for row in rows]
     at_once = [
         random_weights
@@ -158,7 +164,37 @@ def _present_check(rows: tuple[Row, ...], random_weights: bool, *, is_free: bool
     is_hard = baseless or unmade or (2 * lost > len(rows) and not (random_weights and is_free))
     severity = FAIL if is_hard or not lost else WARN
     counts: Figures = {"questions": len(rows), "empty": sum(blank), "baseless": baseless, "unmade": unmade}
+    gold = _golds_for_nothing(rows, reader, is_free=is_free) if reader and not unmade else []
+    if gold:
+        return RESPONSES_PRESENT.check(
+            False, "as_gold", **counts, gold=len(gold), example=one_line(gold[0].response, 60)
+        )
     return RESPONSES_PRESENT.check(not is_hard and not lost, "counts", severity=severity, **counts)
+
+
+def _golds_for_nothing(rows: tuple[Row, ...], reader: _Reader, *, is_free: bool) -> list[Row]:
+    """The rows of one response, nothing or the same words, that is recorded as another answer each time: the right one.
+
+    The response says none of them. A response that was cut for the file may have said it.
+    """
+    longest = max(len(row.response or "") for row in rows)
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        text, answer = row.response or "", row.predicted_answer
+        is_whole = len(text) <= TELLING_CHARS or len(text) < longest
+        if not answer or not row.is_answered or not is_whole or reading.is_exception_text(text):
+            continue
+        is_blank = reading.is_blank(text)
+        says = not is_blank and (reading.bare(answer) in reading.bare(text) if is_free else reader.says_any(row))
+        if not says:
+            groups.setdefault("" if is_blank else reading.bare(text), []).append(row)
+    return [
+        row
+        for group in groups.values()
+        if len({row.predicted_answer for row in group}) > 1
+        and all(row.predicted_answer == plain_label(row.correct_answer) for row in group)
+        for row in group
+    ]
 
 
 @dataclass(frozen=True)
@@ -206,6 +242,10 @@ class _Reader:
     def is_hedged(self, row: Row) -> bool:
         """Whether a response without reasoning names several labels, and says of none that it is the answer."""
         return not self.cot and len(reading.named_labels(row.response or "", self.labels)) > 1
+
+    def says_any(self, row: Row) -> bool:
+        """Whether a response gives an answer beyond doubt, or has something of the one that is recorded."""
+        return self.read(row) is not None or self.is_grounded(row) or bool(_PLACES.search(row.response or ""))
 
     def is_grounded(self, row: Row) -> bool:
         """Whether a response has a recorded answer's label, its choice's number, or most of its text."""
@@ -284,6 +324,10 @@ def _grounded_check(rows: tuple[Row, ...], reader: _Reader) -> Check:
     are_cut = len({len(row.response or "") for row in baseless}) == 1
     is_credited = right >= LEAST_CREDITED and not are_cut and 2 * right > max(len(baseless), all_right)
     found, severity = ("most_of_the_right", FAIL) if is_credited else ("baseless", None)
+    # chance is not right each time, and one letter for all is a default
+    is_gold = right == len(baseless) >= LEAST_GOLDS and len({row.predicted_answer for row in baseless}) > 1
+    if is_gold and not are_cut:
+        found, severity = "as_gold", FAIL
     counts = {"questions": len(rows), "baseless": len(baseless), "answer": baseless[0].predicted_answer}
     return ANSWERS_GROUNDED.check(
         False, found, severity=severity, response=one_line(baseless[0].response, 60), **counts
