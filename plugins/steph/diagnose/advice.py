@@ -159,6 +159,7 @@ def _last_figure(name: str, text: str) -> float | None:
     return None if last is None or not math.isfinite(float(last)) else float(last)
 
 
+_TEXT_CHARACTERS = 8000  # of an exception or a line: each of some 300 wordings is looked for in it
 _STEPS_SHOWN = 2
 _SAID_LINES, _SAID_CHARACTERS, _HINT_CHARACTERS = 12, 2000, 300
 _SENTENCE_END = re.compile(r"(?<=[.!?;]) +|\n+|[,:] (?=please )", re.I)
@@ -229,7 +230,9 @@ def case_of(
     """
     modules = modules_of(root) if root is not None else []
     place = package_of(modules[0][0]) if modules and not modules[0][1] else None
-    texts = [text[:8000] for raised in chain for text in raised.texts] or [evidence]
+    told_lines = [line[:_TEXT_CHARACTERS] for line in evidence.split("\n")]
+    raised_texts = [text for raised in chain for text in raised.texts] or [evidence]
+    texts = [text[:_TEXT_CHARACTERS] for text in raised_texts]
     frames = "\n".join(frame[:500] for raised in chain for frame in raised.frames[-200:]) or above
     for case in cases():
         if case.cause is not cause:
@@ -243,7 +246,7 @@ def case_of(
         if case.frames is not None and not case.frames.search(frames):
             continue
         worded = any(pattern.search(one) for pattern in case.raised for one in texts) or any(
-            pattern.search(line) for pattern in case.printed for line in evidence.split("\n")
+            pattern.search(line) for pattern in case.printed for line in told_lines
         )
         if worded or (case.log.search(log) if case.log is not None else not (case.raised or case.printed)):
             return case  # beside a log pattern, wordings are other ways to know the case
