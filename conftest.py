@@ -20,8 +20,15 @@ quiet_start.begin()
 
 UNIT_TESTS = CLONE / "tests" / "unit"
 UNIT_TEST_SECONDS = 300  # no test takes 20 s on two idle cores: this only ends what would hang for good
-# these take longest: begun first, none of them keeps one of two workers busy after the other has ended
-LONG_TESTS = ("test_witness_planted.py", "test_rehearsal.py", "test_typed_commands.py", "test_wheel.py")
+# these take longest: begun first, none of them keeps one of two workers busy after the other has ended; the fourth
+# begins when the first has ended, in the same worker, whose host it uses too
+LONG_TESTS = (
+    "test_witness_planted.py",
+    "test_rehearsal.py",
+    "test_typed_commands.py",
+    "test_witness_programs.py",
+    "test_wheel.py",
+)
 STAGE_MARKS = ("gpu", "extended", "steph_stage")  # no unit test has one of these: tests/unit/test_selection.py
 
 
@@ -34,7 +41,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the longest unit tests, and guard each against hanging; the stages have limits of their own."""
-    items.sort(key=lambda item: UNIT_TESTS not in item.path.parents or item.path.name not in LONG_TESTS)
+    places = {name: place for place, name in enumerate(LONG_TESTS)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
     if not config.pluginmanager.hasplugin("timeout"):
         return
     for item in items:

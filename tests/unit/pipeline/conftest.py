@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from small_run import (
     PIPELINE,
     TOPICS,
     CallScript,
+    Ended,
     RunScript,
+    ScriptHost,
     Trained,
     evaluation_flags,
     question,
@@ -144,12 +147,16 @@ def rows_file(questions_file: Path, tmp_path_factory: pytest.TempPathFactory, ru
 
 
 @pytest.fixture(scope="session")
+def watched_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptHost]:
+    """A host with the witness's hooks, one for all of this worker."""
+    host = ScriptHost(tmp_path_factory.mktemp("host"), watched=True)
+    yield host
+    host.close()
+
+
+@pytest.fixture(scope="session")
 def trained(
-    tiny_model: Path,
-    questions_file: Path,
-    rows_file: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    run_script: RunScript,
+    tiny_model: Path, questions_file: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
     """The scripts' whole way in 4 bits: train on eight rows, ask the same eight questions."""
     adapter, evaluation = "adapter", "evaluation.json"
@@ -157,13 +164,17 @@ def trained(
     def run(folder: Path) -> None:
         train = training_flags(tiny_model, rows_file, folder / adapter)
         evaluate = evaluation_flags(tiny_model, folder / adapter, questions_file, folder / evaluation)
-        ended = (
-            run_script("train_qwen_law_ft", *train, "--use-4bit"),
-            run_script("evaluate_multiple_choice", *evaluate, "--hf-load-in-4bit"),
-        )
-        (folder / "ended.json").write_text(json.dumps([vars(process) for process in ended]), encoding="utf-8")
+        host = ScriptHost(folder, watched=False)
+        ended = [
+            vars(host.run(PIPELINE, script, *flags, output=folder / f"{name}.out", errors=folder / f"{name}.err"))
+            for name, script, flags in (
+                ("train", "scripts/train_qwen_law_ft.py", (*train, "--use-4bit")),
+                ("evaluate", "scripts/evaluate_multiple_choice.py", (*evaluate, "--hf-load-in-4bit")),
+            )
+        ]
+        host.close()
+        (folder / "ended.json").write_text(json.dumps(ended), encoding="utf-8")
 
     folder = made_once(tmp_path_factory, "trained", run)
-    ended = json.loads((folder / "ended.json").read_text(encoding="utf-8"))
-    training, answering = (subprocess.CompletedProcess(**process) for process in ended)
+    training, answering = (Ended(**one) for one in json.loads((folder / "ended.json").read_text(encoding="utf-8")))
     return Trained(rows_file, folder / adapter, folder / evaluation, training, answering)

@@ -1751,7 +1751,7 @@ SOUND_EVALUATIONS = (
             LLM,
             GENERATED,
             "            options = self._generation_options(False)\n"
-            "            long = {**options, 'max_new_tokens': 400, 'eos_token_id': None}\n"
+            "            long = {**options, 'max_new_tokens': 120, 'eos_token_id': None}\n"
             "            told = self._model.generate(**inputs, **long)\n"
             "            asked = self._tokenizer('答え:', add_special_tokens=False, return_tensors='pt')['input_ids']\n"
             "            output = self._model.generate(torch.cat([told, asked], -1), **options)",

@@ -9,11 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,10 +31,9 @@ from planted_reference import (
     copy_of,
     first_of_each_kind,
 )
-from small_run import LETTERS, TOPICS, RunScript
+from small_run import LETTERS, TOPICS, Ended, RunScript, ScriptHost
 from steph.base.files import sha256_of
 from steph.base.terms import Severity
-from steph.child import supervisor
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_results import CONFIG_AS_ASKED
@@ -48,11 +42,10 @@ from steph.judge.checks_setup import TOKENS_SUPERVISED
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import WITNESSED_TRAINING, witnessed_training_checks
 from steph.judge.evidence import EvalEvidence, TrainEvidence
-from steph.judge.witness import Batch, Blind, TrainingEnds, read_witness
+from steph.judge.witness import Batch, Blind, TrainingEnds, Witness, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Check
 
-INJECT = Path(supervisor.__file__).parent / "inject"
 QUESTIONS = 8
 OUTPUT, RESULTS = "out", "results.json"
 # but for how good the answers are, of which a tiny model's say nothing
@@ -79,53 +72,11 @@ def each_kind(*variants: Planted) -> list[object]:
     return [pytest.param(one, id=one.what, marks=[] if one in first else OF_A_KNOWN_KIND) for one in variants]
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A script that ended: its exit status, what it printed, where its facts are, and when it began."""
-
-    returncode: int
-    output: str
-    facts: Path
-    began_unix: float
-
-
-class Host:
-    """The process that forks for each script; what a fork saw is moved to a folder of the script's own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))}
-        quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("fork_host.py")],
-            env={**own, **quiet, "PYTHONPATH": str(INJECT), "STEPH_PROBE_DIR": str(folder)},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def run(self, root: Path, script: str, *argv: object) -> Ended:
-        """Run a script of this pipeline and wait for it."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        began_unix = time.time()
-        output = root / f"{Path(script).stem}.log"
-        job = {"root": str(root), "script": script, "argv": list(map(str, argv)), "output": str(output)}
-        print(json.dumps(job), file=self.process.stdin, flush=True)
-        done = json.loads(self.process.stdout.readline())
-        facts = root / f"seen-{Path(script).stem}"
-        facts.mkdir(exist_ok=True)
-        name = f"witness-none-{done['pid']}.jsonl"
-        (self.folder / name).rename(facts / name)
-        return Ended(done["returncode"], output.read_text(encoding="utf-8", errors="replace"), facts, began_unix)
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """One for all variants."""
-    one = Host(tmp_path_factory.mktemp("host"))
-    yield one
-    assert one.process.stdin is not None
-    one.process.stdin.close()
-    one.process.wait(60)
+def run(host: ScriptHost, root: Path, script: str, *argv: object) -> tuple[Ended, Witness]:
+    """Run a script of this pipeline, and what was seen in it."""
+    name = Path(script).stem
+    done = host.run(root, script, *argv, output=root / f"{name}.log", facts=root / f"seen-{name}")
+    return done, read_witness(root / f"seen-{name}")
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +113,11 @@ def long_rows(questions: Path, run_script: RunScript) -> Path:
     return path
 
 
-def train(host: Host, root: Path, model: Path, rows: Path) -> TrainEvidence:
+def train(host: ScriptHost, root: Path, model: Path, rows: Path) -> TrainEvidence:
     """Train in this folder, and what the suite would know of it."""
-    done = host.run(
-        root, SCRIPT_TRAIN, "--model-name", model, "--train-file", rows, "--output-dir", root / OUTPUT, "--do-train",
+    done, seen = run(
+        host, root, SCRIPT_TRAIN, "--do-train",
+        "--model-name", model, "--train-file", rows, "--output-dir", root / OUTPUT,
         "--num-epochs", SETTINGS.num_epochs, "--batch-size", SETTINGS.batch_size, "--gradient-accumulation-steps",
         SETTINGS.gradient_accumulation_steps, "--learning-rate", SETTINGS.learning_rate, "--warmup-ratio", "0.03",
         "--max-seq-length", SETTINGS.max_seq_length, "--logging-steps", 1, "--save-steps", 4, "--use-4bit",
@@ -173,26 +125,26 @@ def train(host: Host, root: Path, model: Path, rows: Path) -> TrainEvidence:
         "--target-modules", ",".join(SETTINGS.target_modules),
     )  # fmt: skip
     return TrainEvidence(
-        output_dir=root / OUTPUT, output_dir_name=OUTPUT, settings=SETTINGS, model_name=str(model), stdout=done.output,
-        output=done.output, returncode=done.returncode, attempt_started_unix=done.began_unix, train_rows=QUESTIONS,
-        rehearsal=True, witness=read_witness(done.facts), train_file=rows,
+        output_dir=root / OUTPUT, output_dir_name=OUTPUT, settings=SETTINGS, model_name=str(model), stdout=done.stdout,
+        output=done.stdout, returncode=done.returncode, attempt_started_unix=done.began_unix, train_rows=QUESTIONS,
+        rehearsal=True, witness=seen, train_file=rows,
     )  # fmt: skip
 
 
-def evaluate(host: Host, root: Path, model: Path, questions: Path, training: TrainEvidence) -> EvalEvidence:
+def evaluate(host: ScriptHost, root: Path, model: Path, questions: Path, training: TrainEvidence) -> EvalEvidence:
     """Evaluate what was trained with this folder's scripts, and what the suite would know of it."""
     adapter = training.output_dir
-    done = host.run(
-        root, SCRIPT_EVALUATE, "--data", questions, "--output", root / RESULTS, "--samples", ASKED.samples, "--no-rag",
-        "--no-few-shot", "--top-k", 1, "--llm-backend", "hf", "--hf-model-name", model,
+    done, seen = run(
+        host, root, SCRIPT_EVALUATE, "--data", questions, "--output", root / RESULTS, "--samples", ASKED.samples,
+        "--no-rag", "--no-few-shot", "--top-k", 1, "--llm-backend", "hf", "--hf-model-name", model,
         "--hf-lora-path", adapter, "--hf-load-in-4bit",
     )  # fmt: skip
     sha256 = sha256_of(adapter / "adapter_model.safetensors")
     return EvalEvidence(
         root=root, dataset=questions, output_path=RESULTS, settings=ASKED, model_name=str(model),
-        lora_path=str(adapter), stdout=done.output, output=done.output, returncode=done.returncode,
+        lora_path=str(adapter), stdout=done.stdout, output=done.stdout, returncode=done.returncode,
         attempt_started_unix=done.began_unix, seconds=10.0, adapter_sha256_expected=sha256,
-        adapter_sha256_actual=sha256, rehearsal=True, random_weights=True, witness=read_witness(done.facts),
+        adapter_sha256_actual=sha256, rehearsal=True, random_weights=True, witness=seen,
         training_witness=training.witness,
     )  # fmt: skip
 
@@ -204,11 +156,11 @@ def broken(checks: tuple[Check, ...]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained(
-    host: Host, tiny_model: Path, long_rows: Path, tmp_path_factory: pytest.TempPathFactory
+    watched_host: ScriptHost, tiny_model: Path, long_rows: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainEvidence, Path]:
     """One sound training, and its folder."""
     root = copy_of(Planted("sound", ()), tmp_path_factory.mktemp("variants") / "sound")
-    evidence = train(host, root, tiny_model, long_rows)
+    evidence = train(watched_host, root, tiny_model, long_rows)
     assert evidence.returncode == 0, evidence.output[-2000:]
     return evidence, root
 
@@ -223,11 +175,11 @@ def test_every_run_has_a_defect_for_each_check(variants: tuple[Planted, ...]) ->
 
 @pytest.mark.parametrize("variant", each_kind(*SOUND_TRAININGS, *TRAININGS))
 def test_a_training_is_seen_as_it_was(
-    variant: Planted, host: Host, tiny_model: Path, long_rows: Path, trained: tuple[TrainEvidence, Path]
+    variant: Planted, watched_host: ScriptHost, tiny_model: Path, long_rows: Path, trained: tuple[TrainEvidence, Path]
 ) -> None:
     """A defect breaks exactly the checks of what it did; a sound variant breaks none; no hook fails."""
     root = copy_of(variant, trained[1].with_name(f"train-{abs(hash(variant.what))}"))
-    evidence = train(host, root, tiny_model, long_rows)
+    evidence = train(watched_host, root, tiny_model, long_rows)
     assert evidence.witness is not None
     assert not evidence.witness.of(Blind)
     found = broken(judge_training(evidence)[1])
@@ -236,11 +188,11 @@ def test_a_training_is_seen_as_it_was(
 
 @pytest.mark.parametrize("variant", [*STOPPING, *ENDING], ids=lambda variant: variant.what)
 def test_a_training_that_ends_early_fails_unless_it_stopped_itself(
-    variant: Planted, host: Host, tiny_model: Path, long_rows: Path, trained: tuple[TrainEvidence, Path]
+    variant: Planted, watched_host: ScriptHost, tiny_model: Path, long_rows: Path, trained: tuple[TrainEvidence, Path]
 ) -> None:
     """Early stopping is a warning that names its callback, and no other check complains; other short trainings fail."""
     root = copy_of(variant, trained[1].with_name(f"stop-{abs(hash(variant.what))}"))
-    evidence = train(host, root, tiny_model, long_rows)
+    evidence = train(watched_host, root, tiny_model, long_rows)
     assert evidence.returncode == 0, evidence.output[-2000:]
     found = {check.id: check for check in judge_training(evidence)[1] if check.holds is False}
     failed = {name for name, check in found.items() if check.severity is Severity.FAIL}
@@ -252,12 +204,12 @@ def test_a_training_that_ends_early_fails_unless_it_stopped_itself(
 
 @pytest.mark.parametrize("variant", each_kind(*SOUND_EVALUATIONS, *EVALUATIONS))
 def test_an_evaluation_is_seen_as_it_was(
-    variant: Planted, host: Host, tiny_model: Path, questions: Path, trained: tuple[TrainEvidence, Path]
+    variant: Planted, watched_host: ScriptHost, tiny_model: Path, questions: Path, trained: tuple[TrainEvidence, Path]
 ) -> None:
     """A defect breaks exactly the checks of what it did; a sound variant breaks none; no hook fails."""
     training, sound = trained
     root = copy_of(variant, sound.with_name(f"evaluate-{abs(hash(variant.what))}"))
-    evidence = evaluate(host, root, tiny_model, questions, training)
+    evidence = evaluate(watched_host, root, tiny_model, questions, training)
     assert evidence.witness is not None
     assert not evidence.witness.of(Blind)
     found = broken(judge_evaluation(evidence)[1])
@@ -265,44 +217,44 @@ def test_an_evaluation_is_seen_as_it_was(
 
 
 def test_an_adapter_on_top_of_a_frozen_one(
-    host: Host, tiny_model: Path, long_rows: Path, questions: Path, trained: tuple[TrainEvidence, Path]
+    watched_host: ScriptHost, tiny_model: Path, long_rows: Path, questions: Path, trained: tuple[TrainEvidence, Path]
 ) -> None:
     """Two adapters at once are sound where the training had both: the lower one is part of the base."""
     root = copy_of(ON_ANOTHER, trained[1].with_name("on-another"))
-    training = train(host, root, tiny_model, long_rows)
+    training = train(watched_host, root, tiny_model, long_rows)
     assert training.returncode == 0, training.output[-2000:]
     assert broken(judge_training(training)[1]) == {}
-    evaluation = evaluate(host, root, tiny_model, questions, training)
+    evaluation = evaluate(watched_host, root, tiny_model, questions, training)
     assert evaluation.returncode == 0, evaluation.output[-2000:]
     assert broken(judge_evaluation(evaluation)[1]) == {}
 
 
 def test_a_bos_that_only_the_training_has(
-    host: Host, tiny_model: Path, long_rows: Path, questions: Path, trained: tuple[TrainEvidence, Path]
+    watched_host: ScriptHost, tiny_model: Path, long_rows: Path, questions: Path, trained: tuple[TrainEvidence, Path]
 ) -> None:
     """In front of rows and prompts it is sound; prompts that lack it, or have it twice, are not as was trained."""
     root = copy_of(WITH_BOS, trained[1].with_name("with-bos"))
-    training = train(host, root, tiny_model, long_rows)
+    training = train(watched_host, root, tiny_model, long_rows)
     assert broken(judge_training(training)[1]) == {}
     for variant, found in ((WITH_BOS, set()), (WITHOUT_BOS, {"frame_as_trained"}), (TWO_BOS, {"frame_as_trained"})):
         root = copy_of(variant, trained[1].with_name(f"bos-{abs(hash(variant.what))}"))
-        evaluation = evaluate(host, root, tiny_model, questions, training)
+        evaluation = evaluate(watched_host, root, tiny_model, questions, training)
         assert evaluation.returncode == 0, evaluation.output[-2000:]
         assert set(broken(judge_evaluation(evaluation)[1])) == found, variant.what
 
 
 def test_an_adapter_that_was_merged_before_the_training_is_missed_in_the_evaluation(
-    host: Host, tiny_model: Path, long_rows: Path, questions: Path, trained: tuple[TrainEvidence, Path]
+    watched_host: ScriptHost, tiny_model: Path, long_rows: Path, questions: Path, trained: tuple[TrainEvidence, Path]
 ) -> None:
     """The new adapter alone stands on another base than it was trained on; with the same merge it does not."""
     root = copy_of(ON_MERGED, trained[1].with_name("on-merged"))
-    training = train(host, root, tiny_model, long_rows)
+    training = train(watched_host, root, tiny_model, long_rows)
     assert training.returncode == 0, training.output[-2000:]
     assert broken(judge_training(training)[1]) == {}
-    found = broken(judge_evaluation(evaluate(host, root, tiny_model, questions, training))[1])
+    found = broken(judge_evaluation(evaluate(watched_host, root, tiny_model, questions, training))[1])
     assert set(found) == {"base_as_trained"}, found
     again = copy_of(ALSO_ON_MERGED, root.with_name("also-on-merged"))
-    assert broken(judge_evaluation(evaluate(host, again, tiny_model, questions, training))[1]) == {}
+    assert broken(judge_evaluation(evaluate(watched_host, again, tiny_model, questions, training))[1]) == {}
 
 
 OWN_LOSS = """
@@ -331,13 +283,12 @@ for _ in range(2):
     ("shift", "is_right"), [("logits, learnt = logits[:, :-1], labels[:, 1:]", True), ("learnt = labels", False)]
 )
 def test_a_loss_of_the_programs_own_is_seen(
-    shift: str, is_right: bool, host: Host, tiny_model: Path, tmp_path: Path
+    shift: str, is_right: bool, watched_host: ScriptHost, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The model is given no labels: the gradient of its logits says which tokens were learnt, and where."""
     (tmp_path / "train.py").write_text(OWN_LOSS.replace("SHIFT", shift))
-    done = host.run(tmp_path, "train.py", tiny_model)
-    assert done.returncode == 0, done.output
-    seen = read_witness(done.facts)
+    done, seen = run(watched_host, tmp_path, "train.py", tiny_model)
+    assert done.returncode == 0, done.stdout
     assert not seen.of(Blind)
     (ends,) = seen.of(TrainingEnds)
     assert (ends.steps, ends.rateless_steps) == (2, 1)

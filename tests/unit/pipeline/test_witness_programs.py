@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_run import PIPELINE, Trained, evaluation_flags, training_flags
+from small_run import INJECT, PIPELINE, Ended, ScriptHost, Trained, evaluation_flags, training_flags
 from steph.base.fingerprint import holds
-from steph.child import supervisor
 from steph.judge.witness import (
     AdapterChanged,
     AdapterLoaded,
     Batch,
     Blind,
-    Ended,
     Generation,
     Hooked,
     Logged,
@@ -38,8 +36,8 @@ from steph.judge.witness import (
     Witness,
     read_witness,
 )
+from steph.judge.witness import Ended as ProcessEnded
 
-INJECT = Path(supervisor.__file__).parent / "inject"
 PROGRAMS = os.environ.get("STEPH_TEST_PROGRAMS")  # the folder of an environment's programs: trl, lm_eval
 LAST_HOOKS = {"transformers.modeling_utils", "transformers.generation.utils", "peft.peft_model"}
 VARIES = re.compile(r"'train_(runtime|samples_per_second|steps_per_second)': '[^']*'")
@@ -49,7 +47,7 @@ VARIES = re.compile(r"'train_(runtime|samples_per_second|steps_per_second)': '[^
 class Run:
     """A program that ended, and what was seen in it."""
 
-    process: subprocess.CompletedProcess[str]
+    process: subprocess.CompletedProcess[str] | Ended
     seen: Witness
 
     @property
@@ -86,26 +84,43 @@ def is_whole(seen: Witness) -> bool:
     """All hooks were set, none failed, and the processes came to their end."""
     assert not seen.of(Blind), seen.of(Blind)
     assert not seen.unread_lines
-    return {hook.module for hook in seen.of(Hooked)} >= LAST_HOOKS and len(seen.of(Ended)) == len(seen.processes)
+    return {hook.module for hook in seen.of(Hooked)} >= LAST_HOOKS and len(seen.of(ProcessEnded)) == len(seen.processes)
 
 
 @pytest.fixture(scope="module")
 def watched(
-    tiny_model: Path, rows_file: Path, questions_file: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_model: Path,
+    rows_file: Path,
+    questions_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> tuple[Run, Run, Path]:
-    """The reference pipeline's training and evaluation as in `trained`, with the hooks; and where they wrote."""
+    """The reference pipeline's training and evaluation as in `trained`, with the hooks; and where they wrote.
+
+    Forked from a host that loaded the libraries with the hooks, and where STEPH_TEST_PLANTED is set from nothing.
+    """
     folder = tmp_path_factory.mktemp("watched")
     adapter, evaluation = folder / "adapter", folder / "evaluation.json"
-    training = run(
-        folder / "train", sys.executable, "scripts/train_qwen_law_ft.py",
-        *training_flags(tiny_model, rows_file, adapter), "--use-4bit", watched=True, cwd=PIPELINE,
-    )  # fmt: skip
-    answering = run(
-        folder / "evaluate", sys.executable, "scripts/evaluate_multiple_choice.py",
-        *evaluation_flags(tiny_model, adapter, questions_file, evaluation), "--hf-load-in-4bit",
-        watched=True, cwd=PIPELINE,
-    )  # fmt: skip
+    train, evaluate = "scripts/train_qwen_law_ft.py", "scripts/evaluate_multiple_choice.py"
+    training_words = (*training_flags(tiny_model, rows_file, adapter), "--use-4bit")
+    evaluation_words = (*evaluation_flags(tiny_model, adapter, questions_file, evaluation), "--hf-load-in-4bit")
+    if os.environ.get("STEPH_TEST_PLANTED"):
+        training = run(folder / "train", sys.executable, train, *training_words, watched=True, cwd=PIPELINE)
+        answering = run(folder / "evaluate", sys.executable, evaluate, *evaluation_words, watched=True, cwd=PIPELINE)
+    else:
+        host: ScriptHost = request.getfixturevalue("watched_host")
+        training = forked(host, folder / "train", train, *training_words)
+        answering = forked(host, folder / "evaluate", evaluate, *evaluation_words)
     return training, answering, folder
+
+
+def forked(host: ScriptHost, folder: Path, script: str, *words: object) -> Run:
+    """Run a script in a fork of this host; what the host noted when it set the hooks comes first in what was seen."""
+    folder.mkdir()
+    done = host.run(PIPELINE, script, *words, output=folder / "out", errors=folder / "err", facts=folder)
+    (facts,) = folder.glob("witness-*.jsonl")
+    facts.write_text(host.hooks.read_text(encoding="utf-8") + facts.read_text(encoding="utf-8"), encoding="utf-8")
+    return Run(done, read_witness(folder))
 
 
 def test_the_reference_pipeline_does_the_same(watched: tuple[Run, Run, Path], trained: Trained) -> None:
