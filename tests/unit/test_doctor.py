@@ -62,7 +62,7 @@ def levels(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 def test_a_sound_cpu_rehearsal_is_ok_from_end_to_end(tmp_path: Path) -> None:
     """Every check of the table has its line in its order and nothing fails: status 0.
 
-    The 4-bit layer is left out with --quick: test_doctor_reading.py computes it, and so does `make accept` as typed.
+    The 4-bit layer is left out with --quick: pipeline/test_checkup.py computes it, and so does `make accept` as typed.
     """
     bench = make_bench(tmp_path)
     done = doctor(*of(bench), "--quick")

@@ -27,15 +27,6 @@ from steph.doctor.facts import Checkup, GpuFacts, HubFacts, Unread
 from steph.doctor.reading import NOT_STARTED, SCRIPT, Question, read_checkup
 from steph.run.gpu import gpu_lock, lock_folder
 
-WRONG_SCRIPT = """
-from transformers import Trainer, TrainingArguments
-import transformers
-def train(model, args, tok):
-    arguments = TrainingArguments(output_dir="x", warmup_ratio=0.03, num_train_epochs=1)
-    transformers.Trainer(model=model, args=arguments, tokenizer=tok)
-    dict(nowhere=1)
-"""
-
 
 def unignorable() -> int:
     """A child that a SIGTERM does not end."""
@@ -111,27 +102,6 @@ def shell_script(folder: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return str(path)
-
-
-def test_a_real_checkup_computes_in_four_bit_on_the_cpu(tmp_path: Path) -> None:
-    """bitsandbytes here agrees with its dequantised reference, and transformers' own signatures are asked."""
-    script = tmp_path / "train.py"
-    script.write_text(WRONG_SCRIPT)
-    found = run_checkup(sys.executable, "--script", str(script))
-    assert found.returncode == 0
-    assert found.python
-    assert found.python.packages["bitsandbytes"]
-    assert found.four_bit
-    assert found.four_bit.error is None
-    assert found.four_bit.dequantised_error is not None
-    assert 0.05 < found.four_bit.dequantised_error < 0.15
-    assert found.four_bit.backward_error is not None
-    assert found.four_bit.backward_error < 0.01
-    assert found.product
-    assert found.product.relative_error is not None
-    assert found.libraries
-    assert found.libraries.unknown_arguments == ("Trainer(tokenizer=)", "TrainingArguments(warmup_ratio=)")
-    assert found.libraries.unavailable == ()
 
 
 def test_a_python_without_packages_says_so_in_every_step(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
 from steph.tell.attempts import TEST_IDS
 from suite_runs import CLONE, PAGE, clean_environment
+from typed_commands import shared_twins
 
 GUEST = Path(__file__).parent / "guest_pipeline"
 SAMPLE = CLONE / "pipeline" / "datasets" / "sample" / "selection.json"
@@ -58,20 +59,23 @@ def _rehearse(
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where this module's tiny model is kept."""
-    return tmp_path_factory.mktemp("cache")
+    """Where the tiny model is kept, for this module and for what is typed."""
+    return shared_twins(tmp_path_factory)
 
 
+ALL = "STEPH_TEST_REHEARSALS" in os.environ
 MORE = pytest.mark.skipif(
-    "STEPH_TEST_REHEARSALS" not in os.environ,
-    reason="a rehearsal of its own: set STEPH_TEST_REHEARSALS, or make test-rehearsals",
+    not ALL, reason="rehearsals and stages of their own: set STEPH_TEST_REHEARSALS, or make test-rehearsals"
 )
 
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Rehearsed:
-    """The CPU profile as it is shipped, with two of the extended stages."""
-    more = tuple(str(CLONE / TEST_IDS[stage]) for stage in (ExtendedId.RAG, ExtendedId.ONE_STEP))
+    """The CPU profile as it is shipped; among all rehearsals with two of the extended stages.
+
+    What the witness sees in those: test_witness_planted.py, in forks.
+    """
+    more = tuple(str(CLONE / TEST_IDS[stage]) for stage in (ExtendedId.RAG, ExtendedId.ONE_STEP) if ALL)
     return _rehearse(tmp_path_factory.mktemp("cpu"), "cpu", {"STEPH_CACHE": str(cache)}, more=more)
 
 
@@ -83,6 +87,7 @@ def test_the_reference_pipeline_rehearses_green_on_the_cpu(rehearsed: Rehearsed)
     assert "予行・受入ではない" in rehearsed.report
 
 
+@MORE
 def test_the_reference_pipeline_answers_with_passages_of_an_index_built_for_it(rehearsed: Rehearsed) -> None:
     """H-3rag has the pipeline build its index, and the prompts carry what was found in it."""
     result = rehearsed.record.extended[ExtendedId.RAG]
@@ -106,6 +111,7 @@ def test_the_tiny_model_learns_eight_answers_by_heart(tmp_path: Path, cache: Pat
     assert not list((Path(result.attempts[0].cwd)).rglob("rows.jsonl"))
 
 
+@MORE
 def test_one_step_of_the_reference_pipeline_does_what_its_flags_say(rehearsed: Rehearsed) -> None:
     """By what the witness saw in it: nothing was quantised, and two tokens of each row carried a label."""
     result = rehearsed.record.extended[ExtendedId.ONE_STEP]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,13 @@ from planted_reference import (
 from small_run import LETTERS, TOPICS, Ended, RunScript, ScriptHost
 from steph.base.files import sha256_of
 from steph.base.terms import Severity
+from steph.contract.results_files import read_lawqa
 from steph.judge.checks_answers import WITNESSED_ANSWERS
 from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_extended import output_only_check, unquantised_check
 from steph.judge.checks_results import CONFIG_AS_ASKED
 from steph.judge.checks_rows import ROW_IDENTITY
-from steph.judge.checks_setup import TOKENS_SUPERVISED
+from steph.judge.checks_setup import TOKENS_SUPERVISED, training_in
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import WITNESSED_TRAINING, witnessed_training_checks
 from steph.judge.evidence import EvalEvidence, TrainEvidence
@@ -113,14 +116,16 @@ def long_rows(questions: Path, run_script: RunScript) -> Path:
     return path
 
 
-def train(host: ScriptHost, root: Path, model: Path, rows: Path) -> TrainEvidence:
+def train(
+    host: ScriptHost, root: Path, model: Path, rows: Path, flags: tuple[object, ...] = ("--use-4bit",)
+) -> TrainEvidence:
     """Train in this folder, and what the suite would know of it."""
     done, seen = run(
         host, root, SCRIPT_TRAIN, "--do-train",
         "--model-name", model, "--train-file", rows, "--output-dir", root / OUTPUT,
         "--num-epochs", SETTINGS.num_epochs, "--batch-size", SETTINGS.batch_size, "--gradient-accumulation-steps",
         SETTINGS.gradient_accumulation_steps, "--learning-rate", SETTINGS.learning_rate, "--warmup-ratio", "0.03",
-        "--max-seq-length", SETTINGS.max_seq_length, "--logging-steps", 1, "--save-steps", 4, "--use-4bit",
+        "--max-seq-length", SETTINGS.max_seq_length, "--logging-steps", 1, "--save-steps", 4, *flags,
         "--bnb-4bit-compute-dtype", SETTINGS.bnb_4bit_compute_dtype,
         "--target-modules", ",".join(SETTINGS.target_modules),
     )  # fmt: skip
@@ -131,17 +136,25 @@ def train(host: ScriptHost, root: Path, model: Path, rows: Path) -> TrainEvidenc
     )  # fmt: skip
 
 
-def evaluate(host: ScriptHost, root: Path, model: Path, questions: Path, training: TrainEvidence) -> EvalEvidence:
+def evaluate(
+    host: ScriptHost,
+    root: Path,
+    model: Path,
+    questions: Path,
+    training: TrainEvidence,
+    settings: EvalSettings = ASKED,
+    flags: tuple[object, ...] = ("--no-rag",),
+) -> EvalEvidence:
     """Evaluate what was trained with this folder's scripts, and what the suite would know of it."""
     adapter = training.output_dir
     done, seen = run(
-        host, root, SCRIPT_EVALUATE, "--data", questions, "--output", root / RESULTS, "--samples", ASKED.samples,
-        "--no-rag", "--no-few-shot", "--top-k", 1, "--llm-backend", "hf", "--hf-model-name", model,
+        host, root, SCRIPT_EVALUATE, "--data", questions, "--output", root / RESULTS, "--samples", settings.samples,
+        *flags, "--no-few-shot", "--top-k", 1, "--llm-backend", "hf", "--hf-model-name", model,
         "--hf-lora-path", adapter, "--hf-load-in-4bit",
     )  # fmt: skip
     sha256 = sha256_of(adapter / "adapter_model.safetensors")
     return EvalEvidence(
-        root=root, dataset=questions, output_path=RESULTS, settings=ASKED, model_name=str(model),
+        root=root, dataset=questions, output_path=RESULTS, settings=settings, model_name=str(model),
         lora_path=str(adapter), stdout=done.stdout, output=done.stdout, returncode=done.returncode,
         attempt_started_unix=done.began_unix, seconds=10.0, adapter_sha256_expected=sha256,
         adapter_sha256_actual=sha256, rehearsal=True, random_weights=True, witness=seen,
@@ -255,6 +268,41 @@ def test_an_adapter_that_was_merged_before_the_training_is_missed_in_the_evaluat
     assert set(found) == {"base_as_trained"}, found
     again = copy_of(ALSO_ON_MERGED, root.with_name("also-on-merged"))
     assert broken(judge_evaluation(evaluate(watched_host, again, tiny_model, questions, training))[1]) == {}
+
+
+def test_answers_with_passages_are_seen_as_such(
+    watched_host: ScriptHost, tiny_model: Path, questions: Path, trained: tuple[TrainEvidence, Path]
+) -> None:
+    """An index is built, passages are found in it, and the prompts carry them; the rehearsals have it as a stage."""
+    training, sound = trained
+    bare, root = (copy_of(Planted(name, ()), sound.with_name(name)) for name in ("bare", "passages"))
+    evaluate(watched_host, bare, tiny_model, questions, training)
+    without = read_lawqa(bare / RESULTS).results
+    index = ("--index-dir", root / "index")
+    built = watched_host.run(root, "scripts/build_index.py", "--data", questions, *index, output=root / "index.log")
+    assert built.returncode == 0, built.stdout
+    asked = ASKED.model_copy(update={"use_rag": True})
+    evidence = replace(evaluate(watched_host, root, tiny_model, questions, training, asked, index), h3_rows=without)
+    checks = judge_evaluation(evidence)[1]
+    assert broken(checks) == {}, evidence.output[-3000:]
+    held = {check.id for check in checks if check.holds}
+    assert {"line_rag_enabled", "rag_retrieved", "rag_in_prompt", "config_as_asked"} <= held
+
+
+def test_a_step_does_what_its_flags_say(
+    watched_host: ScriptHost, tiny_model: Path, long_rows: Path, trained: tuple[TrainEvidence, Path]
+) -> None:
+    """Without 4-bit nothing is quantised, with it layers are; labels are on the answers, or on all of a row."""
+    step = ("--max-steps-override", 1)
+    for name, flags, is_as_asked in (
+        ("as asked", ("--loss-on-output-only",), True),
+        ("otherwise", ("--use-4bit", "--no-loss-on-output-only"), False),
+    ):
+        root = copy_of(Planted(name, ()), trained[1].with_name(f"step {name}"))
+        seen = train(watched_host, root, tiny_model, long_rows, (*step, *flags)).witness
+        assert seen is not None
+        assert unquantised_check(seen, training_in(seen)).holds is is_as_asked
+        assert output_only_check(training_in(seen), 1).holds is is_as_asked
 
 
 OWN_LOSS = """
