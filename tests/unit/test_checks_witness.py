@@ -641,6 +641,44 @@ def test_a_loop_that_drops_its_gradients(
     assert found.get("updates_seen") == (Severity.WARN if is_found else None)
 
 
+LEARNT, LOST, VALIDATION = (1, 1), (1, 0), (0, 0)  # a call in training mode or not, and whether it was learnt from
+
+
+@pytest.mark.parametrize(
+    ("steps", "severity"),
+    [
+        ([[LEARNT, LEARNT]] * 4, None),
+        ([[LEARNT, LOST]] * 4, Severity.FAIL),
+        ([[LOST, LOST, LOST, LEARNT]] * 4, Severity.FAIL),
+        ([[LEARNT, LEARNT, LOST]] * 4, Severity.WARN),
+        ([[(0, 1), (0, 0)]] * 4, Severity.FAIL),  # a training without dropout
+        ([[LEARNT, VALIDATION]] * 4, None),
+        ([[LEARNT], [LEARNT, *[LOST] * 8], [LEARNT], [LEARNT, *[LOST] * 8]], None),  # a validation now and then
+        ([[LEARNT]] * 4 + [[]] * 6 + [[LOST] * 8], None),  # behind the last step
+        ([[LOST]] * 4, None),  # what was learnt from is neither loss nor logits: the matrices moved
+        ([], None),
+    ],
+)
+def test_forward_passes_that_no_backward_pass_follows(
+    sound: TrainEvidence, tmp_path: Path, steps: list[list[tuple[int, int]]], severity: Severity | None
+) -> None:
+    """In most of a loop's steps: from half of the calls on, most of what was read was not learnt from."""
+    loop = each("training_begins", source="loop", accumulation=None, batch_size=None)
+    calls = [[n, *one] for n, own in enumerate(steps) for one in own]
+    found = broken(judged(sound, tmp_path / "loop", loop, each("training_ends", steps=10, calls=calls)))
+    assert found.get("updates_seen") == severity
+    assert "updates_seen" not in broken(judged(sound, tmp_path / "trainer", each("training_ends", calls=calls)))
+
+
+def test_a_loop_without_any_backward_pass(sound: TrainEvidence, tmp_path: Path) -> None:
+    """Its optimizer steps, nothing moves, and both are said."""
+    loop = each("training_begins", source="loop", accumulation=None, batch_size=None)
+    still = {"total": 4, "moved": 0, "zero": 4}
+    ends = each("training_ends", calls=[[n, 1, 0] for n in range(4)], lora_b=still)
+    found = broken(judged(sound, tmp_path, loop, ends))
+    assert (found["updates_seen"], found["adapter_moved"]) == (Severity.FAIL, Severity.FAIL)
+
+
 @pytest.mark.parametrize(
     ("ended", "is_found"),
     [

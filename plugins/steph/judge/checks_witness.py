@@ -101,12 +101,14 @@ def updates_check(seen: checks_setup.Seen) -> Check:
         share = ends.bare_forwards / whole
         troubles.append(("bare", share))
     lost, left, forgotten = _lost_gradients(seen), _left_gradients(seen), _forgotten(ends)
+    if (unlearnt := _unlearnt(seen)) is not None:
+        troubles.append(("unlearnt", unlearnt))
     if not any((troubles, lost, left, forgotten, _touched(ends))):
         return UPDATES_SEEN.check(None, "none")
     wrong = [
         (what, share)
         for what, share in troubles
-        if share > (MOST_SKIPPED_SHARE if what in ("skipped", "bare") else MOST_LOST_SHARE)
+        if share > (MOST_SKIPPED_SHARE if what in ("skipped", "bare", "unlearnt") else MOST_LOST_SHARE)
     ]
     shares = [say(f"check.updates_seen.{what}", percent=100 * share) for what, share in wrong]
     touched = _touched(ends)
@@ -114,9 +116,32 @@ def updates_check(seen: checks_setup.Seen) -> Check:
     if not told:
         return UPDATES_SEEN.check(True, "sound", steps=max(len(rates), len(norms)) or (ends and ends.steps) or 0)
     dead = (bool(lost) and seen.begins.source == "trainer") or any(
-        share > MOST_LOST_SHARE if what == "skipped" else share == 1 and what != "no_number" for what, share in wrong
+        share > MOST_LOST_SHARE
+        if what == "skipped"
+        else share >= MOST_LOST_SHARE
+        if what == "unlearnt"
+        else share == 1 and what != "no_number"
+        for what, share in wrong
     )
     return UPDATES_SEEN.check(False, "wrong", troubles=told, severity=None if dead else WARN)
+
+
+def _unlearnt(seen: checks_setup.Seen) -> float | None:
+    """Which share of a loop's forward passes no backward pass came back to, where most of its steps have such ones.
+
+    A validation now and then has none, nor has one in evaluation mode, or without gradients. Where none has one, though
+    the matrices moved, something else than loss and logits is learnt from.
+    """
+    ends = seen.ends
+    if seen.begins.source != "loop" or ends is None:
+        return None
+    calls = [one for one in ends.calls if one[0] < (ends.steps or 0)]  # a last validation comes after all steps
+    calls = [one for one in calls if one[1]] or calls
+    has_moved = ends.lora_b is None or ends.lora_b.moved > 0
+    if not calls or (has_moved and not any(is_learnt for *_, is_learnt in calls)):
+        return None
+    lost = [step for step, _, is_learnt in calls if not is_learnt]
+    return len(lost) / len(calls) if 2 * len({*lost}) > len({step for step, *_ in calls}) else 0.0
 
 
 def _forgotten(ends: TrainingEnds | None) -> Message | None:

@@ -426,6 +426,11 @@ TRAININGS = (
         broken="updates_seen",
     ),
     planted(
+        "a loop whose first micro-batch of each step has no backward pass",
+        *_pass_of_loop("told = model(**batch)\n                if part: told.loss.backward()"),
+        broken="updates_seen",
+    ),
+    planted(
         "answers that end with a thought",
         (ROWS, ANSWER, ANSWER.replace("row.answer", "f'<think>{row.answer}を選ぶ。</think>'")),
         broken="answer_supervised",
@@ -1378,6 +1383,26 @@ SOUND_TRAININGS = (
     planted(
         "a loop that adds up two micro-batches",
         *_own_loop("                if part:\n                    " + STEP),
+    ),
+    planted(
+        "a loop with a validation after each step, and a reference on the same rows, both with gradients",
+        *_pass_of_loop(
+            "with model.disable_adapter(): held = model(**batch).logits.detach()\n"
+            "                told = model(**batch)\n"
+            "                ((told.loss + 0.01 * (told.logits - held).pow(2).mean()) / 2).backward()\n"
+            "                model.eval()\n                other = collator(rows[:2])\n"
+            "                for name in ('answer_positions', 'logits_to_keep'): other.pop(name, None)\n"
+            "                model(**other).loss.item()\n"
+            "                model.train()"
+        ),
+    ),
+    planted(
+        "a loop that adds up the losses of two micro-batches, of the logits, before it goes back",
+        *_pass_of_loop(
+            "told = model(**batch)\n                own = torch.nn.functional.cross_entropy("
+            "told.logits[:, :-1].flatten(0, 1), batch['labels'][:, 1:].flatten()) / 2\n"
+            "                whole = own + whole if part else own\n                if part: whole.backward()"
+        ),
     ),
     planted(
         "a loop that clears its gradients after the forward pass",

@@ -233,6 +233,7 @@ def test_a_loop_of_its_own_is_seen(stranger: tuple[Run, Run, Path]) -> None:
     assert own[0].first_supervised == (3,) * 4
     assert all(batch.row_fingerprints is not None for batch in seen.of(Batch))
     assert (ends.steps, ends.raised) == (3, None)
+    assert ends.calls == ((0, 1, 1), (1, 1, 1), (2, 1, 1))
     assert ends.lora_b is not None
     assert (ends.lora_b.moved, ends.lora_b.total) == (4, 4)
     saved = seen.of(ModelSaved)[0]

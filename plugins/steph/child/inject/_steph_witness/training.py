@@ -15,6 +15,7 @@ _FIRST_BATCHES = 8
 _LEAST_AGE = 4  # steps; from there on the optimizer's own count of them is looked at
 _MOST_STATES = 8
 _FIRST_GAPS = 4  # between steps
+_FIRST_CALLS = 64  # of a loop's model, whose backward passes are looked for
 _MOST_RATES = 500
 _ROUNDING = 1e-5  # of a norm, as where a program adds something and takes it off again
 
@@ -48,9 +49,27 @@ class _Training:
         self.open: list[dict[str, Any]] = []  # batches whose labels the gradient of the logits may show to be others
         self.own_loss: Any = None  # what the model gave for this micro-batch, and whether it was told how many tokens
         self.own_losses: list[Any] = []  # beside each of `losses`
+        self.calls: list[_Call] = []
         self.evaluations = 0
         self.stopped_by: list[str] | None = None  # callbacks, where one of them ended the training before its last step
         self.start = weights.snapshot(models.unwrapped(model))
+
+
+class _Call:
+    """A call of a loop's model with a gradient, and whether a backward pass came back to what it gave.
+
+    Calls on the same rows before one step are one: one of them may be a reference.
+    """
+
+    def __init__(self, model: Any, ids: Any, step: int) -> None:
+        self.step, self.in_training_mode, self.is_learnt = step, bool(model.training), False
+        self.ids = None if ids is None else weakref.ref(ids)
+
+    @facts.guarded("backward")
+    def learnt(self, gradient: object) -> None:
+        if not self.is_learnt:
+            self.is_learnt = True
+            _learnt()
 
 
 class _Steps:
@@ -76,6 +95,8 @@ class _Now:
     waiting_start: dict[str, Any] | None = None
     waiting_since = 0.0
     unlabelled: dict[str, Any] | None = None  # the last of these, where the loss is the loop's own
+    calls: list[_Call] = []  # noqa: RUF012 - before the training, likewise
+    call: _Call | None = None  # the one that is made now
 
 
 def hook_optimizers(module: ModuleType) -> None:
@@ -134,16 +155,16 @@ def model_gave(loss: Any, logits: Any) -> None:
     """The loss that the model itself gave in the call that `received` asked it for; a loop may use its logits alone."""
     training = _Now.training
     if training is None or training.source == "loop":
-        learnt = next((one for one in (loss, logits) if getattr(one, "requires_grad", False)), None)
-        if learnt is not None:
-            learnt.register_hook(_learnt)
+        call, _Now.call = _Now.call, None
+        for one in (loss, logits):  # a loop may learn from either
+            if call is not None and getattr(one, "requires_grad", False):
+                one.register_hook(call.learnt)
     elif training.own_loss is not None:
         copy = _copied(loss)
         training.own_loss = None if copy is None else (copy, training.own_loss[1])
 
 
-@facts.guarded("backward")
-def _learnt(gradient: object) -> None:
+def _learnt() -> None:
     _Steps.backwards += 1
     training = _Now.training
     if training is not None and _Steps.backwards == 1 and len(training.left) < _FIRST_GAPS:
@@ -394,6 +415,7 @@ def _told(training: _Training) -> dict[str, Any]:
                        for (_, given), own in zip(training.losses, training.own_losses) if own is not None],
         "evaluations": training.evaluations, "stopped_by": training.stopped_by, "gaps": len(training.between),
         "left_gradients": [*map(float, training.left)], "rates": training.rates,
+        "calls": [[one.step, int(one.in_training_mode), int(one.is_learnt)] for one in training.calls],
         "touched_between": sum(not before.allclose(now, rtol=_ROUNDING, atol=0.0) for before, now in training.between),
         "optimizer_age": None if age is None or not age[1] else [age[0], max(map(float, age[1]))],
     }  # fmt: skip
@@ -432,6 +454,7 @@ def _step_comes(optimizer: Any, args: object, kwargs: object) -> None:
     training.began = _Now.waiting_since
     models.forget_files(model)
     waiting, _Now.waiting = _Now.waiting, []
+    training.calls, _Now.calls = _Now.calls, []
     torch: Any = sys.modules["torch"]
     facts.write(
         "training_begins", at=training.began, source="loop", **_optimizer(optimizer, None), resumed=False,
@@ -511,6 +534,8 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
         is_wanted = (len(training.losses) if is_trainer else training.batches) < _FIRST_BATCHES
         # of a loop's later steps the first call, too: what its backward pass finds is what the step before has left
         is_wanted |= not is_trainer and not _Steps.backwards and len(training.left) < _FIRST_GAPS
+        if not is_trainer:
+            is_wanted |= _watched(training.calls, model, arguments, _step_of(training), training.model())
         _count_call(training, arguments, is_bare=False)
         is_counted = arguments.get("num_items_in_batch") is not None
         training.own_loss = (None, is_counted) if is_trainer and is_wanted else None
@@ -540,6 +565,7 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
         _Now.waiting_start = weights.snapshot(model)
     if not _Now.waiting:
         _Now.waiting_since = time.time()
+    is_watched = _watched(_Now.calls, model, arguments, 0, model)
     if len(_Now.waiting) < _FIRST_BATCHES:
         batch = batches.taken(model, arguments, with_texts=True, is_first=not _Now.waiting, step=0)
         if batch is not None:
@@ -547,7 +573,20 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
             _Now.waiting.append(batch)
             _Now.unlabelled = None if "labels" in batch["tensors"] else batch
             return True
-    return False
+    return is_watched
+
+
+def _watched(calls: list[_Call], model: Any, arguments: dict[str, Any], step: int, own: Any) -> bool:
+    """Note a call of the model that is trained; whether its backward pass is looked for."""
+    _Now.call, ids = None, arguments.get("input_ids")
+    if own is None or models.base_of(model) is not models.base_of(own):
+        return False
+    again = (one for one in reversed(calls) if one.step == step and one.ids is not None and one.ids() is ids)
+    _Now.call = next(again, None) if ids is not None else None
+    if _Now.call is None and len(calls) < _FIRST_CALLS:
+        _Now.call = _Call(model, ids, step)
+        calls.append(_Now.call)
+    return _Now.call is not None
 
 
 def without_gradient(model: Any, arguments: dict[str, Any]) -> None:
@@ -590,6 +629,7 @@ def _forget() -> None:
 def _forget_waiting() -> None:
     """An optimizer is made after the probes and before the training."""
     _Now.waiting, _Now.waiting_model, _Now.waiting_start, _Now.unlabelled = [], None, None, None
+    _Now.calls, _Now.call = [], None
     _Steps.backwards = 0
 
 
