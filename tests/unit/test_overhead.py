@@ -97,3 +97,12 @@ def test_an_end_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, kernel_is_ol
     monkeypatch.setattr(process, "wait", noted)
     assert ProcessTree(process, "NAME=value", 1.0).wait(30.0)
     assert timeouts == [30.0 if kernel_is_old else 0]
+
+
+def test_a_childs_keeper_starts_without_what_it_needs_not() -> None:
+    """Each attempt and each question to a script starts a supervisor: `dataclasses` alone would be a fifth of that."""
+    needless = {"dataclasses", "inspect", "ast", "logging", "tempfile", "shutil"}
+    code = f"import steph.child.supervisor, sys; print(sorted({needless!r} & set(sys.modules)))"
+    path = f"import sys; sys.path.append({str(CLONE / 'plugins')!r}); "
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", path + code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -13,8 +13,8 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 HEAD_BYTES = 8 << 20
 TAIL_BYTES = 4 << 20
@@ -22,8 +22,7 @@ _EXIT_FILE = "exit.json"
 _EXIT_FILE_BYTES = 4096
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """Consecutive bytes of a log; `offset` counts from the log's first byte, what was cut included."""
 
     offset: int
@@ -124,7 +123,6 @@ def _files(folder: Path, name: str) -> list[tuple[int, Path]]:
     return found + sorted((int(path.name.rpartition("-")[2].removesuffix(".log")), path) for path in tails)
 
 
-@dataclass
 class Exit:
     """How the child ended; times are CLOCK_MONOTONIC seconds, comparable across processes.
 
@@ -134,15 +132,27 @@ class Exit:
     names the first of those that a child which ended by itself left running ("sleep (pid 7)").
     """
 
-    child_pid: int
-    started_monotonic: float
-    by_itself: bool = True
-    returncode: int | None = None
-    ended_monotonic: float | None = None
-    killed_descendants: int = 0
-    left_alive: int = 0
-    dropped_bytes: int = 0
-    left_behind: tuple[str, ...] = ()
+    def __init__(
+        self,
+        child_pid: int,
+        started_monotonic: float,
+        by_itself: bool = True,
+        returncode: int | None = None,
+        ended_monotonic: float | None = None,
+        killed_descendants: int = 0,
+        left_alive: int = 0,
+        dropped_bytes: int = 0,
+        left_behind: tuple[str, ...] = (),
+    ) -> None:
+        self.child_pid = child_pid
+        self.started_monotonic = started_monotonic
+        self.by_itself = by_itself
+        self.returncode = returncode
+        self.ended_monotonic = ended_monotonic
+        self.killed_descendants = killed_descendants
+        self.left_alive = left_alive
+        self.dropped_bytes = dropped_bytes
+        self.left_behind = tuple(map(str, left_behind))
 
 
 def is_written(folder: Path) -> bool:
@@ -153,10 +163,7 @@ def is_written(folder: Path) -> bool:
 def read_exit(folder: Path) -> Exit | None:
     """How the folder's child ended; None where no supervisor lived to say it, or the file is none of its."""
     try:
-        found = json.loads((folder / _EXIT_FILE).read_bytes())
-        end = Exit(**found)
-        end.left_behind = tuple(map(str, end.left_behind))
-        return end
+        return Exit(**json.loads((folder / _EXIT_FILE).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -172,7 +179,7 @@ class ExitFile:
 
     def write(self, outcome: Exit) -> None:
         """Put the outcome in place, whole or not at all."""
-        data = json.dumps(asdict(outcome)).encode().ljust(_EXIT_FILE_BYTES)
+        data = json.dumps(vars(outcome)).encode().ljust(_EXIT_FILE_BYTES)
         with contextlib.suppress(OSError):
             fd = os.open(self._reserved, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:

@@ -18,17 +18,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, AnyStr
+from typing import Any, AnyStr, NamedTuple
 
 _PROC = Path("/proc")
 _NAME_CHARS = 60
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True)
-class ProcessStat:
+class ProcessStat(NamedTuple):
     """One line of /proc/PID/stat; `pid` and `start_ticks` together name a process for good, a pid alone does not."""
 
     pid: int
