@@ -1,8 +1,9 @@
 """Runs pytest as a person does, each time in a process of its own that begins with the suite's modules loaded.
 
 `python pytest_host.py` reads jobs from stdin, a JSON object a line: `argv` (pytest's words), `folder`, `environment`,
-`umask` and `output` (a file for stdout and stderr). It forks for each and answers with its exit status. Loading pytest,
-pydantic, matplotlib, the suite and its templates takes longer than the three stages on a pipeline without torch.
+`umask` and `output` (a file for stdout and stderr). It forks for each and answers with its pid; asked to `wait` for a
+pid, with its exit status. Loading pytest, pydantic, matplotlib, the suite and its templates takes longer than the three
+stages on a pipeline without torch.
 Plugins are loaded by each run itself, so that what pytest does with them is what it always does.
 """
 
@@ -62,8 +63,11 @@ drawn.add_subplot().set_title("a")
 drawn.savefig(BytesIO(), format="svg")
 gc.freeze()
 for line in sys.stdin:
+    asked = json.loads(line)
+    if "wait" in asked:
+        print(os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1]), flush=True)
+        continue
     child = os.fork()
     if child == 0:
-        end_after(partial(run, json.loads(line)))
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+        end_after(partial(run, asked))
+    print(child, flush=True)

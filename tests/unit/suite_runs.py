@@ -74,17 +74,9 @@ class Bench:
         options = [f"--steph-{name}={value}" for name, value in places.items()]
         return ["-m", "gpu", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *options, *tests]
 
-    def start(self, *stages: AnyStage, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    def start(self, *stages: AnyStage, options: tuple[str, ...] = ()) -> Started:
         """Start pytest on these stages and return at once."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "pytest", *self.arguments(*stages), *options],
-            cwd=CLONE,
-            env=clean_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=unignore_signals,
-        )
+        return start_pytest(self.arguments(*stages), options)
 
     def run(self, *stages: AnyStage, options: tuple[str, ...] = ()) -> tuple[int, str]:
         """Run pytest on these stages to its end: exit status and output."""
@@ -100,6 +92,25 @@ class Bench:
         return path.read_text(encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Started:
+    """A pytest that runs in a process of its own, to be signalled or killed."""
+
+    pid: int
+    output: Path
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """To this process alone."""
+        os.kill(self.pid, number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for it, once: its exit status, -9 after a SIGKILL, and what it printed."""
+        status = int(_asked({"wait": self.pid}))
+        printed = self.output.read_text(encoding="utf-8", errors="replace")
+        self.output.unlink()
+        return status, printed
+
+
 @cache
 def _host() -> subprocess.Popen[str]:
     """The process that forks for each run; it ends with this one, which holds its stdin."""
@@ -107,21 +118,33 @@ def _host() -> subprocess.Popen[str]:
     path = f"{CLONE / 'plugins'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     environment = clean_environment() | {"PYTHONPATH": path}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=CLONE, env=environment, stdin=pipe, stdout=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=CLONE, env=environment, stdin=pipe, stdout=pipe, text=True, preexec_fn=unignore_signals
+    )
+
+
+def _asked(job: dict[str, object]) -> str:
+    host = _host()
+    assert host.stdin is not None
+    assert host.stdout is not None
+    print(json.dumps(job), file=host.stdin, flush=True)
+    return host.stdout.readline()
+
+
+def start_pytest(*words: str | Iterable[str], **environment: str) -> Started:
+    """Start pytest here in a process of its own, with this environment besides."""
+    argv = [part for word in words for part in ([word] if isinstance(word, str) else word)]
+    handle, output = tempfile.mkstemp()
+    os.close(handle)
+    umask = os.umask(0)
+    os.umask(umask)
+    job = {"argv": argv, "folder": str(CLONE), "umask": umask, "output": output}
+    return Started(int(_asked(job | {"environment": clean_environment() | environment})), Path(output))
 
 
 def run_pytest(*words: str | Iterable[str], **environment: str) -> tuple[int, str]:
     """Run pytest here in a process of its own, with this environment besides, to its end: exit status and output."""
-    argv = [part for word in words for part in ([word] if isinstance(word, str) else word)]
-    host = _host()
-    assert host.stdin is not None
-    assert host.stdout is not None
-    with tempfile.NamedTemporaryFile() as output:
-        umask = os.umask(0)
-        os.umask(umask)
-        job = {"argv": argv, "folder": str(CLONE), "umask": umask, "output": output.name}
-        print(json.dumps(job | {"environment": clean_environment() | environment}), file=host.stdin, flush=True)
-        return int(host.stdout.readline()), Path(output.name).read_text(encoding="utf-8", errors="replace")
+    return start_pytest(*words, **environment).end()
 
 
 def make_bench(folder: Path, *, train_seconds: float = 250, **knobs: object) -> Bench:

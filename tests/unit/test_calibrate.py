@@ -119,7 +119,7 @@ def test_kill_9_of_pytest_while_calibrating_keeps_the_verdict(tmp_path: Path) ->
     process = bench.start(H1, H2, options=CALIBRATE)
     wait_until(lambda: any(bench.reports.glob("runs/*/H-2-2/stdout.times")))
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.end()
     h2 = bench.record().stages[H2]
     assert h2.verdict is Verdict.PASS
     assert [attempt.ended_by for attempt in h2.calibration_attempts] == [None]

@@ -122,7 +122,7 @@ def test_two_runs_in_one_pipeline_root_do_not_meet(tmp_path: Path) -> None:
         assert not (tmp_path / "other").exists()
     finally:
         first.send_signal(signal.SIGINT)
-        first.communicate()
+        first.end()
 
 
 def test_the_next_run_waits_until_a_killed_runs_child_has_ended(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_the_next_run_waits_until_a_killed_runs_child_has_ended(tmp_path: Path) 
     before_training(bench, STUBBORN)
     process = bench.start()
     wait_until(in_training(bench, lambda text: "ready" in text))
-    process.kill()
-    process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.end()
     assert processes_of(bench)
     status, output = run(bench, H1)
     assert status == 0, output
@@ -151,8 +151,8 @@ def test_orphans_of_a_run_whose_supervisor_was_killed_too_are_ended_by_the_next(
     supervisor = next(pid for pid in processes_of(bench) if "supervisor.py" in command_line(pid))
     os.kill(process.pid, signal.SIGSTOP)
     os.kill(supervisor, signal.SIGKILL)
-    process.kill()
-    process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.end()
     assert processes_of(bench)
     assert run(bench, H1)[0] == 0
     assert processes_of(bench) == []
@@ -415,8 +415,7 @@ def test_kill_9_of_anything_below_pytest_is_red_and_leaves_nothing(tmp_path: Pat
     named = {pid: command_line(pid) for pid in processes_of(bench)}
     hidden = {"supervisor.py": "nothing", "train_qwen": "supervisor.py", "worker = ": "train_qwen"}[victim]
     os.kill(next(pid for pid, line in named.items() if victim in line and hidden not in line), signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == 1
+    assert process.end()[0] == 1
     assert processes_of(bench) == []
     red = Verdict.FAIL if victim == "worker = " else Verdict.CRASHED
     assert verdicts(bench) == [Verdict.PASS, red, Verdict.BLOCKED]

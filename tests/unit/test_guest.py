@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from steph.base.terms import StageId, Verdict
 from steph.run.journal import record_folders
-from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench
+from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench, run_pytest
 
 H1, H2, H3 = StageId
 FOREIGN = """
@@ -88,11 +88,11 @@ def test_installed_and_in_a_clone_the_plugin_is_registered_once(tmp_path: Path) 
 def test_a_broken_test_file_beside_the_stages_opens_no_record(tmp_path: Path) -> None:
     """Where the collection fails nothing runs, so no empty record hides the last one from a rerun."""
     bench = make_bench(tmp_path)
-    assert run(bench, H1).returncode == 0
+    assert bench.run(H1)[0] == 0
     broken = tmp_path / "test_broken.py"
     broken.write_text("import nowhere_to_be_found\n")
-    assert run_in(CLONE, *bench.arguments(), str(broken)).returncode == 2
-    assert run_in(CLONE, *bench.arguments(), "-m", "gpu and (").returncode == 4
+    assert run_pytest(bench.arguments(), str(broken))[0] == 2
+    assert run_pytest(bench.arguments(), "-m", "gpu and (")[0] == 4
     assert len(record_folders(bench.reports / "runs")) == 1
     assert bench.record().verdict_of(H1) is Verdict.PASS
 
@@ -111,8 +111,9 @@ def test_what_pytest_addopts_says_is_in_the_recorded_command(tmp_path: Path) -> 
     """A command that can be pasted names the options that came from PYTEST_ADDOPTS."""
     bench = make_bench(tmp_path)
     options = [option for option in bench.arguments() if option.startswith("--steph-")]
-    done = run_in(CLONE, "-m", "gpu", f"{PAGE}::test_h1_model_is_reachable", PYTEST_ADDOPTS=" ".join(options))
-    assert done.returncode == 0, done.stdout + done.stderr
+    asked = ("-m", "gpu", "-p", "no:cacheprovider", f"{PAGE}::test_h1_model_is_reachable")
+    status, output = run_pytest(asked, PYTEST_ADDOPTS=" ".join(options))
+    assert status == 0, output
     assert set(options) <= set(bench.record().sessions[-1].command)
 
 
@@ -141,14 +142,14 @@ def test_odd_names_of_folders_are_only_names(tmp_path: Path) -> None:
     """Spaces, Japanese and a line feed in the root's name reach scripts, record and report unchanged."""
     bench = make_bench(tmp_path)
     root = bench.root.rename(tmp_path / "日本 語\nx")
-    done = run_in(CLONE, *bench.arguments(), f"--steph-pipeline-root={root}")
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, output = bench.run(options=(f"--steph-pipeline-root={root}",))
+    assert status == 0, output
     assert bench.record().context.pipeline_root == os.fspath(root)
 
 
 def test_without_capture_the_stages_run(tmp_path: Path) -> None:
     """`-p no:capture` takes away the plugin that lines are written around; they are written all the same."""
     bench = make_bench(tmp_path)
-    done = run_in(CLONE, "-p", "no:capture", *bench.arguments(H1))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "H-1 PASS" in done.stdout
+    status, output = bench.run(H1, options=("-p", "no:capture"))
+    assert status == 0, output
+    assert "H-1 PASS" in output

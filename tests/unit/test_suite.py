@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from process_tree import wait_until
 from steph.base.terms import Severity, StageId, Verdict
+from steph.cli import app
 from steph.run.journal import record_folders
 from suite_runs import CLONE, PAGE, Bench, clean_environment, make_bench, run_pytest, unignore_signals
+from typer.testing import CliRunner
 
 H1, H2, H3 = StageId
 
@@ -192,18 +194,11 @@ def test_kill_9_of_pytest_leaves_no_process_and_a_record_that_says_what_ran(tmp_
     _waiting_root(bench)
     process = bench.start()
     wait_until(lambda: _training_runs(bench))
-    process.kill()
-    process.wait()
+    process.send_signal(signal.SIGKILL)
+    assert process.end()[0] == -signal.SIGKILL
     wait_until(lambda: not _alive(bench))
-    done = subprocess.run(
-        [sys.executable, "-m", "steph.cli", "report", "--reports", str(bench.reports)],
-        cwd=CLONE / "plugins",
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["report", "--reports", str(bench.reports)])
+    assert done.exit_code == 0, done.output
     assert _verdicts(bench) == [Verdict.PASS, Verdict.CRASHED, Verdict.NOT_RUN]
     assert "'loss': 2.0" in bench.report()
 
@@ -216,8 +211,8 @@ def test_a_signal_to_pytest_ends_the_child_and_closes_record_and_report(tmp_path
     process = bench.start()
     wait_until(lambda: _training_runs(bench))
     process.send_signal(number)
-    output, _ = process.communicate()
-    assert process.returncode == 2, output
+    status, output = process.end()
+    assert status == 2, output
     wait_until(lambda: not _alive(bench))
     assert _verdicts(bench) == [Verdict.PASS, Verdict.CRASHED, Verdict.NOT_RUN]
     assert bench.record().sessions[-1].exit_status == 2
@@ -235,8 +230,8 @@ def test_a_second_signal_does_not_cut_the_ending_short(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     wait_until(asked.exists)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
-    assert process.returncode == 2, output
+    status, output = process.end()
+    assert status == 2, output
     wait_until(lambda: not _alive(bench))
     assert bench.record().sessions[-1].exit_status == 2
     assert "SIGINT" in str(bench.record().stages[H2].explanation)

@@ -23,7 +23,7 @@ from steph.record.settings import TrainSettings
 from steph.record.values import Check, Diagnosis
 from steph.run.inputs import InputError, read_dataset
 from steph.tell.wording import outcome_words
-from suite_runs import CLONE, clean_environment, make_bench
+from suite_runs import CLONE, clean_environment, make_bench, run_pytest
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "/w/train.py", line 3, in <module>\n    main()\n'
 
@@ -209,14 +209,7 @@ def test_ctrl_c_while_the_session_ends_is_status_2(tmp_path: Path) -> None:
             f"    import steph.conduct.session, steph.plugin\n    {module}.{name} = broken\n"
         )
         (tmp_path / "meddler.py").write_text(code)
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "meddler", *bench.arguments(StageId.H1)],
-            cwd=CLONE,
-            env={**clean_environment(), "PYTHONPATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "Traceback" not in done.stdout + done.stderr
-        assert "中断された" in done.stdout
-        assert done.returncode == (2 if "finish" in place else 0)
+        status, output = run_pytest("-p", "meddler", bench.arguments(StageId.H1), PYTHONPATH=str(tmp_path))
+        assert "Traceback" not in output
+        assert "中断された" in output
+        assert status == (2 if "finish" in place else 0)
