@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -413,6 +414,63 @@ def test_a_loop_that_never_shuffles_is_a_note(sound: TrainEvidence, tmp_path: Pa
 
     assert found([*range(12)]) is Severity.INFO
     assert found([3, 1, 0, 2, *range(4, 12)]) is None
+
+
+LETTERS = "許可届出申請期間建物土地河川森林道路航空電波温泉漁業鉱業、。のをにが"
+TEXTS = ["".join(random.Random(n).choices(LETTERS, k=200)) for n in range(24)]  # noqa: S311 - no secret
+WHOLE = "".join(TEXTS)
+SIZE = 160  # characters of a block, which stand for its tokens
+
+
+def _rows_as(texts: list[str], width: int = SIZE, **more: object) -> Change:
+    """Batches of two such rows, of which each token is learnt and none is an end token."""
+    pairs = [texts[n : n + 2] for n in range(0, len(texts) - 1, 2)][:8]
+    like = {
+        "shape": [2, width], "padding": 0.0, "supervised": [width] * 2, "first_supervised": [0, 0],
+        "unsupervised_tail": [0, 0], "ends_with_end_token": [False] * 2, "ends_in_thought": [False] * 2, **more,
+    }  # fmt: skip
+    series: dict[str, list[Any]] = {name: [value] * len(pairs) for name, value in like.items()}
+    prints = [[fingerprints(text) for text in pair] for pair in pairs]
+    hashes = [[text_hash(text)[:8] for text in pair] for pair in pairs]
+    return batches(**series, row_fingerprints=prints, row_hashes=hashes)
+
+
+def _cut(text: str, size: int = SIZE) -> list[str]:
+    return [text[n : n + size] for n in range(0, len(text) - size + 1, size)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "file", "more", "is_found"),
+    [
+        (_cut(WHOLE), TEXTS, {}, False),  # several texts in one, or the middle of one
+        (_cut(WHOLE), [WHOLE], {}, False),  # one long text
+        (_cut(WHOLE), None, {}, False),
+        (_cut(WHOLE), None, {"width": 32}, True),
+        ([one[:SIZE] for one in TEXTS], TEXTS, {}, True),  # each row cut to one length
+        ([one[-SIZE:] for one in TEXTS], TEXTS, {}, True),  # at its beginning
+        (TEXTS, TEXTS, {}, True),  # whole rows that are as long as each other
+        (TEXTS, TEXTS, {"padding": 0.2}, True),
+        (_cut(WHOLE), None, {"padding": 0.2}, True),
+        (_cut(WHOLE), None, {"leading_bos": [1, 1]}, True),
+        ([f"次の質問に答えてください。よく考えて、一つだけ選ぶこと。{one}" for one in TEXTS], None, {}, True),
+    ],
+)  # fmt: skip
+def test_blocks_of_one_length_need_no_end_token(
+    sound: TrainEvidence,
+    tmp_path: Path,
+    rows: list[str],
+    file: list[str] | None,
+    more: dict[str, Any],
+    is_found: bool,
+) -> None:
+    """A text may end in any of them; a row that holds one text of its own teaches where it ends, or not."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"text": one}) for one in file or ()), encoding="utf-8")
+    evidence = replace(sound, train_file=path if file else None, row_format="text", train_rows=len(file or rows))
+    unsaid = each("training_begins", rows=len(rows), row_hashes=None, row_fingerprints=None)
+    found = broken(judged(evidence, tmp_path, unsaid, _rows_as(rows, **more)))
+    assert ("end_supervised" in found) == is_found
+    assert is_found or not {"rows_seen", "rows_whole", "steps_seen"} & found.keys()
 
 
 @pytest.mark.parametrize(("alike", "rows", "is_found"), [(10, 8, True), (10, 6, False), (20, 8, False)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import normal_form, text_hash
 from steph.base.messages import Message, say
 from steph.contract.rows import RowFormat, training_row
+from steph.judge.checks_setup import training_in
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Needs
 from steph.judge.witness import Batch, TrainingBegins
@@ -30,6 +31,7 @@ FOREIGN_RUN = 8  # own fingerprints in a row that the file has not: about 64 cha
 EDGE_CHARS = 11  # next to a template's text, where pieces are half the file's and half the template's
 FEW_ROWS, MANY_ROWS = 0.5, 1.05  # of the file's: dropped, held out and packed rows are no finding, half of them is
 MOST_REPEATED = 0.05  # of the rows, beyond those that the file itself repeats
+LEAST_BLOCK = 64  # tokens, where no file tells
 LEAST_SEEN, MOST_AGAIN = 8, 0.75  # rows of the first batches; the share of them that four passes over each batch make
 WHOLE_SHARE = 0.8  # of a file row's fingerprints that a row holds which is not cut
 CHANCE = 1e-4  # of rows that are alike after a shuffle
@@ -74,6 +76,64 @@ class _FileRows:
         """What only one of them has: no passage that several ask about."""
         counts = Counter(one for text in {*self.texts} for one in text)
         return frozenset(one for one, count in counts.items() if count == 1)
+
+
+def with_blocks(evidence: TrainEvidence) -> TrainEvidence:
+    """The evidence, in which batches of blocks are packed ones: texts one behind the other, cut at one length.
+
+    Such rows fill their batches, all as wide as each other, as rows that are cut to one length do as well. But a block
+    neither begins as a text of the file does nor ends as one. Where no file tells, all of its tokens are learnt, and
+    blocks do not begin alike.
+    """
+    seen = training_in(evidence.witness)
+    batches = [one for one in seen.batches if len(one.shape) == 2 and not one.packed] if seen else []
+    if seen is None or evidence.witness is None or not batches:
+        return evidence
+    width, count = Counter(one.shape[1] for one in batches).most_common(1)[0]
+    alike = [one for one in batches if one.shape[1] == width]
+    rows = sum(one.shape[0] for one in alike)
+    if 2 * count <= len(batches) or rows < LEAST_ROWS or any(one.padding != 0 for one in alike):
+        return evidence
+    known = dict(zip(seen.begins.row_hashes or (), seen.begins.row_fingerprints or (), strict=False))
+    texts = [
+        known.get(name) or text
+        for one in alike
+        for name, text in zip(
+            one.row_hashes or [""] * one.shape[0], one.row_fingerprints or [()] * one.shape[0], strict=False
+        )
+    ]
+    file = _file_rows(evidence.train_file, evidence.row_format)
+    pieces = file.known if file else frozenset()
+    of_file = ([one for one in text if one in pieces] for text in texts)
+    told = [text for text in of_file if len(text) >= LEAST_OWN]
+    if told and file:
+        fields = [field for row in file.fields for field in row[: (len(row) + 1) // 2] if field]
+        firsts, lasts = {field[0] for field in fields}, {field[-1] for field in fields}
+        are_blocks = 2 * sum(text[0] not in firsts and text[-1] not in lasts for text in told) > len(told)
+    else:
+        are_blocks = (file is None or file.is_part) and _fill_alike(alike, texts, width)
+    if not are_blocks:
+        return evidence
+    packed = {id(one): one.model_copy(update={"packed": True}) for one in alike}
+    processes = tuple(
+        replace(process, facts=tuple(packed.get(id(fact), fact) for fact in process.facts))
+        for process in evidence.witness.processes
+    )
+    return replace(evidence, witness=replace(evidence.witness, processes=processes))
+
+
+def _fill_alike(batches: Sequence[Batch], texts: Sequence[Sequence[str]], width: int) -> bool:
+    """Whether rows learn all of their tokens and begin each with another text, as blocks of a long one do."""
+    edges = [
+        (first, tail)
+        for one in batches
+        for first, tail in zip(one.first_supervised or (), one.unsupervised_tail or (), strict=False)
+    ]
+    begins = Counter(text[0] for text in texts if text)
+    is_whole = len(edges) >= LEAST_ROWS and all((first or 0) <= 1 and tail == 0 for first, tail in edges)
+    has_bos = any(count for one in batches for count in one.leading_bos or ())
+    is_alike = 2 * max(begins.values(), default=0) > begins.total() > 0
+    return is_whole and width >= LEAST_BLOCK and not has_bos and not is_alike
 
 
 def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: Sequence[Batch]) -> tuple[Check, ...]:

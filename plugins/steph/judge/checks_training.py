@@ -29,6 +29,7 @@ from steph.judge import checks_adapter, checks_progress
 from steph.judge.checks_figures import loss_checks, step_checks
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_row_answers import file_checks
+from steph.judge.checks_rows import with_blocks
 from steph.judge.checks_seen import is_mean
 from steph.judge.checks_setup import has_packed_batches, last_save, training_in
 from steph.judge.checks_witness import witnessed_training_checks
@@ -58,6 +59,7 @@ def judge_training(
 
     `further` checks of it come last, and the description rules them out as it does the others.
     """
+    evidence = with_blocks(evidence)
     said = evidence.description.train.artifacts
     started = evidence.attempt_started_unix
     folder = adapter_folder(evidence.root, evidence.filled(said.adapter), started)

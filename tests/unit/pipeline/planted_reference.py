@@ -120,6 +120,19 @@ def _rows_as(changed: str) -> Change:
 
 CHAT, PADS = "app/llm/chat_tokens.py", '    tokenizer.padding_side = "left"\n'
 QUANTISED = "    quantised = any("
+TOLD = "    _tell(settings, encoded)\n"
+LIKE_TEXT = "    rows = [row['input_ids'] for row in encoded.rows]\n"
+
+
+def _as_rows(rows: str) -> Change:
+    """These lists of tokens, all of them learnt, in the place of the rows."""
+    return (
+        RUN,
+        TOLD,
+        f"{LIKE_TEXT}    encoded.rows[:] = [{{'input_ids': one, 'labels': one}} for one in {rows}]\n{TOLD}",
+    )
+
+
 SAVED = "        _save(trainer, settings.output_dir)\n"
 TASK = '            task_type="CAUSAL_LM",\n        ),\n'
 FROM_FOLDER = (
@@ -429,6 +442,11 @@ TRAININGS = (
         "a loop whose first micro-batch of each step has no backward pass",
         *_pass_of_loop("told = model(**batch)\n                if part: told.loss.backward()"),
         broken="updates_seen",
+    ),
+    planted(
+        "rows that are cut to one length",
+        _as_rows("[one[:64] for one in rows]"),
+        broken="end_supervised rows_whole",
     ),
     planted(
         "answers that end with a thought",
@@ -1418,6 +1436,10 @@ SOUND_TRAININGS = (
             "                told = model(**batch)\n"
             "                ((told.loss + 0.01 * (told.logits - held).pow(2).mean()) / 2).backward()"
         ),
+    ),
+    planted(
+        "blocks of one length, of all rows one behind the other",
+        _as_rows("[sum(rows, [])[n : n + 128] for n in range(0, sum(map(len, rows)) - 127, 128)]"),
     ),
     planted(
         "thoughts before the answers",
