@@ -101,6 +101,7 @@ class Point:
             packing=self.packing,
             dora=self.dora,
             host_memory=self.host_memory,
+            cuda_graph=self.cuda_graph,
             lora_dropout=self.dropout and self.trainer not in SFT,
         )
 

@@ -61,8 +61,9 @@ def test_the_reference_pipelines_peaks_are_predicted_to_three_percent() -> None:
     errors = [abs(one.reserved_error) for one in found]
     assert len(errors) >= 29
     assert {one.measured.point.host_memory for one in found} == {"off", "embeddings", "all"}
-    assert median(errors) <= 0.03
-    assert max(errors) <= 0.08
+    assert {one.measured.point.cuda_graph for one in found} == {True, False}
+    assert median(errors) <= 0.02
+    assert max(errors) <= 0.05
 
 
 def kind_of(found: Judged) -> str:

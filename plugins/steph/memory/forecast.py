@@ -105,7 +105,7 @@ def predict(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_C
         weights.append(Term.of("measured", constants.offset_bytes))
     training = (
         Term.of("lora", terms.lora_bytes(shape, work)),
-        Term.of("workspaces", constants.workspace_bytes),
+        Term.of("workspaces", constants.workspace_bytes * (2 if work.is_graphed else 1)),
         *_highest_moment(shape, work, constants),
     )
     # while preparing, the half-precision original of the last tensor cast lives until its copy is made
@@ -137,12 +137,12 @@ def _highest_moment(shape: ModelShape, work: Workload, constants: Constants) -> 
     """The terms of that moment of a step, of the four that can be its highest, in which most is allocated."""
     scale, kind, hidden_numbers = constants.activation_scale, work.kind, work.tokens * shape.hidden_size
     one_layer = scale * terms.kept_per_token(shape, work) * work.tokens
+    # half-precision copies of LoRA's weights: autocast's, which the graph keeps, and short layers', which stay
+    is_copied = not work.upcasts and work.adapter_bytes != HALF and (not work.recompute or work.is_short)
+    copies = HALF * terms.lora_parameters(shape, work) if is_copied else 0.0
     if work.recompute:
-        kept = Term.of("layer_inputs", scale * terms.checkpoint_bytes(shape, work))
+        kept = Term.of("layer_inputs", scale * terms.checkpoint_bytes(shape, work) + copies)
     else:
-        # autocast makes half-precision copies of LoRA's weights, which the graph keeps
-        is_copied = not work.upcasts and work.adapter_bytes != HALF
-        copies = HALF * terms.lora_parameters(shape, work) if is_copied else 0.0
         kept = Term.of("kept", shape.num_hidden_layers * one_layer + copies)
     layer = Term.of("layer_recompute", one_layer if work.recompute else 0)
     last_norm = scale * work.norm_bytes * hidden_numbers

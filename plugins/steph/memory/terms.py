@@ -22,6 +22,7 @@ from steph.memory.shapes import ModelShape, linear_shapes, linears, parameter_pa
 
 HALF, SINGLE = 2, 4  # bytes of a bf16 or fp16 number, and of an fp32 one
 KIND_ERROR = 0.10
+MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 DEFAULT_TARGETS = ("q_proj", "v_proj")  # PEFT's own choice for Qwen, Llama and Mistral
 ASSUMED_TRAINER = TrainerName.FULL  # of a pipeline that does not say
 
@@ -43,10 +44,12 @@ class Trainer:
     kernels in place of transformers' norms, of any family. `logit_copies`: fp32 tensors of all logits at the loss.
     `eager_attention`: its softmax is kept. `offloads_checkpoints`: what recompute keeps waits in host memory.
     `mlp_kept`, `mlp_gradients`: tensors as wide as the MLP that a layer keeps, and that its backward holds.
-    `is_short`: without dropout a LoRA layer is one function that keeps its input itself, and a gated MLP makes its
-    product again. `uses_host_memory`: where nothing else fits, embeddings and then recompute's inputs wait in host
-    memory. `launcher_context_gib`: what a program that starts the training holds of the card itself; a
-    script does without. `least_error`: how far runs may lie from the formulas at least, as a share.
+    `is_short`: without dropout a LoRA layer is one function that keeps its input itself; a gated MLP, where no dropout
+    is in it, is another one, which makes its product again and multiplies gate and up at once. `tries_graph`: steps
+    become a CUDA graph, which has a workspace of its own. `uses_host_memory`: where nothing else fits, embeddings and
+    then recompute's inputs wait in host memory. `launcher_context_gib`: what a program that starts the training holds
+    of the card itself; a script does without. `least_error`: how far runs may lie from the formulas at least, as a
+    share.
     """
 
     slack_share: float
@@ -67,6 +70,7 @@ class Trainer:
     mlp_kept: int = 3
     mlp_gradients: int = 3
     is_short: bool = False
+    tries_graph: bool = False
     uses_host_memory: bool = False
     launcher_context_gib: float = 0.0
     least_error: float = 0.0
@@ -103,7 +107,7 @@ class Workload:
     one row. `modules_to_save`: trained as a whole. `adapter`: what peft counted in place of what the targets' names
     say. `older`: `OLDER` instead of the trainer. `reentrant`: recompute by torch's older way, whose first pass keeps
     no graph at all; transformers 5 and TRL use the newer one. `host_memory`: what waits there, with "all" recompute's
-    inputs beside the embeddings.
+    inputs beside the embeddings. `cuda_graph`: False where the trainer is told not to try one.
     """
 
     trainer: TrainerName
@@ -128,6 +132,7 @@ class Workload:
     older: bool = False
     reentrant: bool = False
     host_memory: Literal["off", "embeddings", "all"] = "off"
+    cuda_graph: bool = True
 
     def of_rows(self, longest_tokens: int, longest_answer_tokens: int) -> Workload:
         """The same with the real rows of a trainer that pads to the longest and learns the answers."""
@@ -141,8 +146,18 @@ class Workload:
 
     @property
     def is_short(self) -> bool:
-        """Whether LoRA layers and MLPs keep their inputs alone."""
+        """Whether LoRA layers keep their inputs alone."""
         return self.kind.is_short and not self.lora_dropout
+
+    @property
+    def has_short_mlp(self) -> bool:
+        """Whether an MLP is one function; a dropout in front of one of its adapters is what keeps it from that."""
+        return self.kind.is_short and not (self.lora_dropout and MLP.intersection(self.target_modules))
+
+    @property
+    def is_graphed(self) -> bool:
+        """Whether a CUDA graph is tried; recompute with dropout draws its random numbers outside of one."""
+        return self.cuda_graph and self.kind.tries_graph and not (self.recompute and self.lora_dropout)
 
     @property
     def rows(self) -> int:
@@ -325,7 +340,7 @@ def kept_per_token(shape: ModelShape, work: Workload) -> float:
     attention = e * 2 * (heads + key_value_heads) * shape.head_dim + SINGLE * heads
     if work.kind.eager_attention:  # softmax in fp32, and its copy
         attention += (SINGLE + e) * heads * work.width
-    mlp = (2 if work.is_short else work.kind.mlp_kept) * e * shape.intermediate_size
+    mlp = (2 if work.has_short_mlp else work.kind.mlp_kept) * e * shape.intermediate_size
     # MatMul8bitLt keeps its input in half precision where nothing else keeps that tensor (bitsandbytes.autograd): the
     # norms' two outputs, which three and two linears share, and the input of down
     eight_bit = HALF * (2 * shape.hidden_size + shape.intermediate_size) if work.use_8bit else 0.0
@@ -370,11 +385,13 @@ def layer_work_bytes(shape: ModelShape, work: Workload) -> float:
     Three moments can be the highest, in tokens T, hidden h, intermediate I, the dequantised weight W = 2·h·I:
     the recompute reaching its last large linear (up, with the product's gradient waiting, or down where LoRA is on it,
     before or after it has kept its dropped input); down's backward; the product's backward with three gradients of
-    width I.
+    width I. Of an MLP that is one function it is always the last one, with the weights of gate and up as one.
     """
     e, tokens = work.activation_bytes, work.tokens
     hidden, wide = e * tokens * shape.hidden_size, e * tokens * shape.intermediate_size
     weight = HALF * shape.hidden_size * shape.intermediate_size if work.use_4bit or work.use_8bit else 0
+    if work.has_short_mlp:
+        return 2 * hidden + 3 * wide + 2 * weight
     half_copies = HALF * tokens * shape.intermediate_size if work.upcasts else 0
     gradients = work.kind.mlp_gradients
     if "down_proj" not in work.target_modules:
