@@ -1,6 +1,6 @@
 """What the witness costs: the reference pipeline's training with and without it, in pairs, one process each.
 
-    PYTHONPATH=.:plugins python -m benchmarks.witness --model FOLDER --root PIPELINE [--pairs 3] [--out FILE]
+    PYTHONPATH=.:plugins python -m benchmarks.witness --model FOLDER --root PIPELINE [--pairs 3] [--epochs 1] [--out FILE]
 
 torch is told to be deterministic on both sides and to do attention by its plain formula: a card's fast attention adds
 in any order on its way back, and two trainings alike end some hundredths of a loss apart. `--root` is a copy of the
@@ -35,7 +35,7 @@ DETERMINISTIC = (
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 H2_FLAGS = (
-    *("--num-epochs", "1", "--max-steps-override", "50", "--batch-size", "2", "--gradient-accumulation-steps", "2"),
+    *("--batch-size", "2", "--gradient-accumulation-steps", "2"),
     *("--learning-rate", "2e-4", "--max-seq-length", "512", "--lora-dropout", "0.05", "--logging-steps", "1"),
     *("--use-4bit", "--bf16", "--do-train"),
 )
@@ -56,7 +56,7 @@ class Run:
     cuda_graph: str
 
 
-def train(root: Path, model: str, folder: Path, *, witnessed: bool) -> Run:
+def train(root: Path, model: str, folder: Path, *, witnessed: bool, epochs: int = 1) -> Run:
     """Train once in a process of its own; raises CalledProcessError where it fails."""
     environment = {name: value for name, value in os.environ.items() if name != "STEPH_PROBE_DIR"}
     environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS is not deterministic
@@ -70,8 +70,9 @@ def train(root: Path, model: str, folder: Path, *, witnessed: bool) -> Run:
     started = time.perf_counter()
     with (folder / "log.txt").open("wb") as log:
         output = str(folder / "out")
+        length = ["--num-epochs", str(epochs), "--max-steps-override", str(50 * epochs)]
         subprocess.run(
-            [*command, "--output-dir", output, *H2_FLAGS], cwd=root, env=environment, stdout=log, stderr=log, check=True
+            [*command, "--output-dir", output, *length, *H2_FLAGS], cwd=root, env=environment, stdout=log, stderr=log, check=True
         )
     seconds = time.perf_counter() - started
     told: dict[str, Any] = json.loads((folder / "out" / "train_metrics.json").read_text(encoding="utf-8"))
@@ -135,6 +136,7 @@ def main() -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=1, help="what the hooks take hardly grows with it")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     runs: list[Run] = []
@@ -142,7 +144,8 @@ def main() -> int:
         train(options.root, options.model, Path(folder, "warm"), witnessed=False)
         for pair in range(options.pairs):
             for witnessed in (False, True) if pair % 2 == 0 else (True, False):
-                runs.append(train(options.root, options.model, Path(folder, f"{len(runs)}"), witnessed=witnessed))
+                place = Path(folder, f"{len(runs)}")
+                runs.append(train(options.root, options.model, place, witnessed=witnessed, epochs=options.epochs))
     sys.stdout.write(table(runs))
     found = differences(runs)
     sys.stdout.write("".join(f"differs: {line}\n" for line in found) or "losses and peaks are the same\n")
