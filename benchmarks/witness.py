@@ -1,6 +1,6 @@
 """What the witness costs: the reference pipeline's training with and without it, in pairs, one process each.
 
-    PYTHONPATH=.:plugins python -m benchmarks.witness --model FOLDER --root PIPELINE [--pairs 3] [--epochs 1] [--out FILE]
+    PYTHONPATH=.:plugins python -m benchmarks.witness --model FOLDER --root PIPELINE [--pairs 3] [--epochs 1]
 
 torch is told to be deterministic on both sides and to do attention by its plain formula: a card's fast attention adds
 in any order on its way back, and two trainings alike end some hundredths of a loss apart. `--root` is a copy of the
@@ -70,10 +70,8 @@ def train(root: Path, model: str, folder: Path, *, witnessed: bool, epochs: int 
     started = time.perf_counter()
     with (folder / "log.txt").open("wb") as log:
         output = str(folder / "out")
-        length = ["--num-epochs", str(epochs), "--max-steps-override", str(50 * epochs)]
-        subprocess.run(
-            [*command, "--output-dir", output, *length, *H2_FLAGS], cwd=root, env=environment, stdout=log, stderr=log, check=True
-        )
+        command += ["--output-dir", output, "--num-epochs", str(epochs), "--max-steps-override", str(50 * epochs)]
+        subprocess.run([*command, *H2_FLAGS], cwd=root, env=environment, stdout=log, stderr=log, check=True)
     seconds = time.perf_counter() - started
     told: dict[str, Any] = json.loads((folder / "out" / "train_metrics.json").read_text(encoding="utf-8"))
     return Run(
