@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -31,34 +32,49 @@ class EndlessError(Exception):
     """A match took more steps than it may."""
 
 
-def tree(pattern: re.Pattern[Any]) -> list[Token]:
-    """The pattern's tokens as `re` parses them."""
-    return list(parser.parse(pattern.pattern, pattern.flags))
+@cache
+def tree(pattern: re.Pattern[Any]) -> Sequence[Token]:
+    """The pattern's tokens as `re` parses them, in plain tuples and names that can be compared and kept."""
+    tokens: Sequence[Token] = _plain(parser.parse(pattern.pattern, pattern.flags))
+    return tokens
 
 
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever `re` makes a tree of
+    if isinstance(value, tuple | list | parser.SubPattern):
+        return tuple(map(_plain, value))
+    return value if type(value) in (int, str, type(None)) or value == parser.MAXREPEAT else str(value)
+
+
+@cache
 def fits(token: Token, character: str) -> bool:
     """Whether a token of one character, as parsed, takes this one, whatever its case."""
-    kind, value = str(token[0]), token[1]
+    kind, value = token
     cases = {ord(one) for one in (character, character.lower(), character.upper()) if len(one) == 1}
     if kind == "LITERAL":
-        return value in cases
+        return bool(value in cases)
     if kind == "NOT_LITERAL":
-        return value not in cases
+        return bool(value not in cases)
     if kind == "ANY":
         return character != "\n"
     is_in = any(_has(item, character, cases) for item in value)
-    return is_in != (str(value[0][0]) == "NEGATE")
+    return is_in is not bool(value[0][0] == "NEGATE")
 
 
 def _has(item: Token, character: str, cases: set[int]) -> bool:
-    kind, value = str(item[0]), item[1]
+    kind, value = item
     if kind == "LITERAL":
-        return value in cases
+        return bool(value in cases)
     if kind == "RANGE":
         return any(value[0] <= one <= value[1] for one in cases)
     if kind == "CATEGORY":
-        return re.match(CATEGORIES[str(value).removeprefix("CATEGORY_")], character) is not None
+        return re.match(CATEGORIES[value.removeprefix("CATEGORY_")], character) is not None
     return False
+
+
+@cache
+def is_of_a_word(character: str) -> bool:
+    """Whether it stands on the inner side of a word's boundary; none, at a text's end, does not."""
+    return re.match(r"\w", character) is not None
 
 
 class Steps:
@@ -90,7 +106,7 @@ class Steps:
         return pos < len(self._text) and fits(token, self._text[pos])
 
     def _one(self, token: Token, pos: int) -> Iterator[int]:
-        kind, value = str(token[0]), token[1]
+        kind, value = token
         if kind in SINGLE:
             yield from [pos + 1] if self._takes(token, pos) else []
         elif kind == "BRANCH":
@@ -114,7 +130,7 @@ class Steps:
             again = self._groups[value]
             yield from [pos + len(again)] if self._text.startswith(again, pos) else []
         elif kind == "AT":
-            yield from [pos] if self._is_at(str(value), pos) else []
+            yield from [pos] if self._is_at(value, pos) else []
         else:
             raise NotImplementedError(kind)
 
@@ -149,7 +165,7 @@ class Steps:
             return pos == 0 or (place == "AT_BEGINNING" and self._is_multiline and text[pos - 1] == "\n")
         if place in ("AT_END", "AT_END_STRING"):
             return pos == len(text) or (place == "AT_END" and self._is_multiline and text[pos] == "\n")
-        before, after = (bool(re.match(r"\w", text[at : at + 1])) for at in (max(pos - 1, 0), pos))
+        before, after = is_of_a_word(text[max(pos - 1, 0) : max(pos, 1)]), is_of_a_word(text[pos : pos + 1])
         return ((pos > 0 and before) != after) == (place == "AT_BOUNDARY")
 
 
@@ -159,7 +175,7 @@ def sample(tokens: Sequence[Token]) -> str:
 
 
 def _sample_of(token: Token) -> str:
-    kind, value = str(token[0]), token[1]
+    kind, value = token
     if kind == "LITERAL":
         return chr(value)
     if kind in SINGLE:
@@ -177,16 +193,16 @@ def _sample_of(token: Token) -> str:
 
 def samples_of_one(token: Token) -> list[str]:
     """Characters of different kinds that a token of one character takes."""
-    if str(token[0]) == "LITERAL":
+    if token[0] == "LITERAL":
         return [chr(token[1])]
-    own = [chr(item[1]) for item in token[1] if str(item[0]) == "LITERAL"] if str(token[0]) == "IN" else []
+    own = [chr(item[1]) for item in token[1] if item[0] == "LITERAL"] if token[0] == "IN" else []
     return [one for one in dict.fromkeys([*own, *CANDIDATES]) if fits(token, one)]
 
 
 def pumps(tokens: Sequence[Token], before: str = "") -> Iterator[tuple[str, str]]:
     """What leads to each repeat without an end, and what it takes again and again."""
     for token in tokens:
-        kind, value = str(token[0]), token[1]
+        kind, value = token
         parts = _parts(token)
         if kind in REPEATS and value[1] == parser.MAXREPEAT:
             units = (
@@ -200,12 +216,12 @@ def pumps(tokens: Sequence[Token], before: str = "") -> Iterator[tuple[str, str]
 
 def is_single(tokens: Sequence[Token]) -> bool:
     """Whether a repeat takes one character a turn."""
-    return len(tokens) == 1 and str(tokens[0][0]) in SINGLE
+    return len(tokens) == 1 and tokens[0][0] in SINGLE
 
 
 def _parts(token: Token) -> Sequence[Token]:
     """The sequences of tokens inside a token."""
-    kind, value = str(token[0]), token[1]
+    kind, value = token
     if kind == "BRANCH":
         return [*value[1]]
     if kind == "ATOMIC_GROUP":
@@ -215,9 +231,9 @@ def _parts(token: Token) -> Sequence[Token]:
 
 def _branches(tokens: Sequence[Token]) -> Iterator[Any]:
     for token in tokens:
-        if str(token[0]) == "BRANCH":
+        if token[0] == "BRANCH":
             yield from token[1][1]
-        elif str(token[0]) == "SUBPATTERN":
+        elif token[0] == "SUBPATTERN":
             yield from _branches(token[1][-1])
 
 

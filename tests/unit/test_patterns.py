@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -62,12 +62,11 @@ def _rows() -> Iterator[tuple[str, re.Pattern[Any]]]:
 def _is_endless(tokens: Iterable[Any], *, may_fail_after: bool) -> bool:
     """Whether a repeat without an end is followed by something that may fail."""
     parts = list(tokens)
-    for at, (kind, value) in enumerate(parts):
+    for at, (name, value) in enumerate(parts):
         followed = may_fail_after or at + 1 < len(parts)
-        name = str(kind)
         if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
             _, most, inner = value
-            is_one_character = len(inner) == 1 and str(inner[0][0]) == "LITERAL"  # spaces, behind a literal
+            is_one_character = len(inner) == 1 and inner[0][0] == "LITERAL"  # spaces, behind a literal
             if most == parser.MAXREPEAT and followed and not is_one_character:
                 return True
             if _is_endless(inner, may_fail_after=True):
@@ -139,14 +138,14 @@ def test_no_row_of_the_tables_of_causes_does() -> None:
         name
         for name, pattern in _rows()
         for tokens in _alternatives(tree(pattern))
-        if str(tokens[0][1]) != "AT_BEGINNING" and _is_endless(tokens, may_fail_after=False)
+        if tokens[0][1] != "AT_BEGINNING" and _is_endless(tokens, may_fail_after=False)
     ]
     assert loose == []
 
 
-def _alternatives(tokens: list[Token]) -> list[list[Token]]:
+def _alternatives(tokens: Sequence[Token]) -> Sequence[Sequence[Token]]:
     (kind, value), *more = tokens
-    return [[*branch] for branch in value[1]] if str(kind) == "BRANCH" and not more else [tokens]
+    return value[1] if kind == "BRANCH" and not more else [tokens]
 
 
 def test_a_row_reaches_as_far_as_a_message_is_long() -> None:
