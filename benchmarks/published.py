@@ -7,12 +7,17 @@ counted as the source counts, or where it is `unknown` and says why.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from steph.base.units import GIB
 from steph.memory.forecast import BUILT_IN_CONSTANTS, KEPT_FREE_BYTES
@@ -109,17 +114,25 @@ def table(sources: dict[str, str], compared: Sequence[Compared]) -> str:
     return "\n".join([*lines, "", f"{len(compared)} figures: {counts}.", ""])
 
 
+@cache
+def _command() -> Any:  # noqa: ANN401 - of the library that typer brings along
+    """The command line, put together once: doing so takes as long as half of an answer."""
+    from steph.cli import app
+    from typer.main import get_command
+
+    return get_command(app)
+
+
 def ask_in_process(words: Sequence[str]) -> str:
     """The answer of the command itself, in English."""
     from steph.base.messages import speaking
-    from steph.cli import app
-    from typer.testing import CliRunner
 
-    with speaking("en"):
-        result = CliRunner().invoke(app, ["fit", *words], env={"STEPH_LANGUAGE": "en"})
-    if result.exit_code != 0:
-        raise ValueError(f"{' '.join(words)}: {result.output.strip()}")
-    return result.stdout
+    said = StringIO()
+    with speaking("en"), redirect_stdout(said), mock.patch.dict(os.environ, STEPH_LANGUAGE="en"):
+        status = _command().main(["fit", *words], standalone_mode=False)
+    if status:
+        raise ValueError(f"{' '.join(words)}: {said.getvalue().strip()}")
+    return said.getvalue()
 
 
 def main() -> int:
