@@ -45,6 +45,7 @@ def fingerprints(text: str) -> tuple[str, ...]:
     return tuple(f"{one:08x}" for one in dict.fromkeys(kept))
 
 
+cached_text_hash = lru_cache(maxsize=4096)(text_hash)  # for labels, of which each answer may be any
 cached_fingerprints = lru_cache(maxsize=1024)(fingerprints)  # for the judge's many looks; a long prompt's take 50 KB
 
 

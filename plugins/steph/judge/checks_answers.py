@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 
 from steph.base.fingerprint import cached_fingerprints as fingerprints
-from steph.base.fingerprint import holds, normal_form, text_hash
+from steph.base.fingerprint import cached_text_hash, holds, normal_form, text_hash
 from steph.base.messages import say
 from steph.base.text import one_line
 from steph.contract.questions import NUMBERINGS, as_in_dataset, key_texts, plain_label, question_key, repeats_question
@@ -285,7 +285,7 @@ def _is_until_right(seen: Answering, rows: Sequence[Row], *, is_same_prompt: boo
 def _says_other(answer: Answer, label: str, labels: Set[str]) -> bool:
     """Whether a response, or its first or last line, is nothing but another of the labels."""
     texts = {text for other in labels - {label} for text in (other, other.upper()) if other}
-    return any(text_hash(form.format(text)) in (answer.hashes or ()) for text in texts for form in LABEL_FORMS)
+    return any(cached_text_hash(form.format(text)) in (answer.hashes or ()) for text in texts for form in LABEL_FORMS)
 
 
 def _stopped_check(seen: Answering) -> Check:

@@ -87,11 +87,7 @@ def asked_share(prompt: Collection[str], row: Row) -> float | None:
     question = _share(there, row.question.strip().rstrip("。．.?？!！"))  # a template may end it otherwise
     shares = alone if question is None else [question, *alone]
     if not alone:
-        labels = [(chr(ord("a") + n), chr(ord("A") + n), n + 1, text) for n, text in enumerate(bare[:26])]
-        joined = _joined_share(there, choices)
-        for style in _STYLES:
-            styled = [style.format(l=small, L=large, n=number, text=text) for small, large, number, text in labels]
-            joined = max(joined, _joined_share(there, styled))
+        joined = max(_joined_share(there, meetings) for meetings in _ways_to_join(tuple(choices)))
         shares = [*shares, joined] if joined else shares
     return min(shares) if shares else None
 
@@ -114,12 +110,28 @@ def _choices(choices: object) -> list[str]:
     return str(choices or "").splitlines()
 
 
-def _joined_share(there: set[str], texts: Sequence[str]) -> float:
+@lru_cache(maxsize=1024)  # each question is held against each prompt
+def _ways_to_join(choices: tuple[str, ...]) -> tuple[tuple[frozenset[str], ...], ...]:
+    """What tells the places where one choice meets the next: with the labels that they have, and in each style."""
+    bare = [_LABEL.sub("", text, count=1) for text in choices]
+    labels = [(chr(ord("a") + n), chr(ord("A") + n), n + 1, text) for n, text in enumerate(bare[:26])]
+    styled = (
+        [style.format(l=small, L=large, n=number, text=text) for small, large, number, text in labels]
+        for style in _STYLES
+    )
+    return tuple(_meetings(texts) for texts in (choices, *styled))
+
+
+def _meetings(texts: Sequence[str]) -> tuple[frozenset[str], ...]:
+    pairs = ((one, next_one, one + next_one) for one, next_one in pairwise(texts))
+    return tuple(
+        frozenset({*_fingerprints(both)} - {*_fingerprints(one)} - {*_fingerprints(next_one)})
+        for one, next_one, both in pairs
+    )
+
+
+def _joined_share(there: set[str], meetings: Sequence[frozenset[str]]) -> float:
     """Of the places where one choice meets the next, the share that a prompt has; 0 where none is there to see."""
-    meetings = [
-        {*_fingerprints(one + next_one)} - {*_fingerprints(one)} - {*_fingerprints(next_one)}
-        for one, next_one in pairwise(texts)
-    ]
     held = [prints <= there for prints in meetings if prints]
     return sum(held) / len(held) if held else 0.0
 
