@@ -212,10 +212,16 @@ def test_no_setting_is_named_that_a_program_lacks(program: Program) -> None:
         assert not any(empty.search(step.text("en").replace("()", "")) for step in steps_told), steps_told
 
 
+@functools.cache
+def all_placeholders() -> frozenset[str]:
+    """Those of every message."""
+    return frozenset(name for message in catalog("en").values() for name in placeholders(message))
+
+
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
 def test_no_placeholder_is_left_in_what_a_sample_is_told(case: Case) -> None:
     """A value that the log does not say leaves no trace."""
-    names = {name for message in catalog("en").values() for name in placeholders(message)}
+    names = all_placeholders()
     for sample in case.samples:
         found = diagnose(sample, 1)
         left = names.intersection(

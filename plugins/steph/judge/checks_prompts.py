@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -266,14 +266,15 @@ class _Text:
 
     raw: str
     plain: str
-    places: tuple[int, ...]
 
     @classmethod
     def of(cls, text: str) -> _Text:
         raw = unicodedata.normalize("NFKC", text).replace("\\n", "\n ")
-        kept = [(character, at) for at, character in enumerate(raw) if character.isalnum()]
-        folded = [(letter, at) for character, at in kept for letter in character.casefold()]
-        return cls(raw, "".join(letter for letter, _ in folded), tuple(at for _, at in folded))
+        return cls(raw, "".join(filter(str.isalnum, raw)).casefold())
+
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        return tuple(at for at, one in enumerate(self.raw) if one.isalnum() for _ in one.casefold())
 
     def after(self, end: int) -> int:
         """Where the raw text goes on behind `end` plain characters."""
