@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from planted import TRAIN_FILE, plant
+from planted import ROOT, TRAIN_FILE, TRAIN_SCRIPT, plant, run_script
 from steph.base.terms import AnyStage
 from steph.record.values import Record
 from steph.run.journal import read_record, record_folders
@@ -147,13 +148,25 @@ def run_pytest(*words: str | Iterable[str], **environment: str) -> tuple[int, st
     return start_pytest(*words, **environment).end()
 
 
-def make_bench(folder: Path, *, train_seconds: float = 250, **knobs: object) -> Bench:
-    """A bench in `folder`, with the given defects planted."""
+def make_bench(folder: Path, *, train_seconds: float = 250, described: bool = True, **knobs: object) -> Bench:
+    """A bench in `folder`, with the given defects planted.
+
+    `described`: a steph.toml says which flags the training script takes. A run asks its `--help` else, which takes a
+    fifth of it.
+    """
     bench = Bench(folder)
     plant(bench.root, **knobs)
+    if described:
+        (bench.root / "steph.toml").write_text(f"optional_flags = {json.dumps(_flags())}\n", encoding="utf-8")
     model = make_model(folder / "model")
     bench.profile.write_text(PROFILE.format(model=model, train_seconds=train_seconds), encoding="utf-8")
     return bench
+
+
+@cache
+def _flags() -> list[str]:
+    """Those that the planted training script takes, as it says itself."""
+    return re.findall(r"--[\w-]+", run_script(ROOT, TRAIN_SCRIPT, "--help").stdout)
 
 
 def make_model(folder: Path) -> Path:

@@ -120,7 +120,8 @@ def test_each_defect_is_told_by_its_own_stage(bench: Bench) -> None:
     build = "import sys\nsys.exit(f'no index of {sys.argv[1]}')\n"
     bench.plant(evaluate="adapter_ignored")
     rows.write_text("\n".join(map(json.dumps, bare)), encoding="utf-8")
-    (bench.root / "steph.toml").write_text('[index]\ncommand = ["scripts/build.py", "{dataset}"]\n', encoding="utf-8")
+    with (bench.root / "steph.toml").open("a", encoding="utf-8") as description:
+        description.write('[index]\ncommand = ["scripts/build.py", "{dataset}"]\n')
     (bench.root / "scripts/build.py").write_text(build, encoding="utf-8")
     status, output = bench.run(*ExtendedId)
     assert status == 1, output

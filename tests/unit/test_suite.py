@@ -30,10 +30,11 @@ def _verdicts(bench: Bench) -> list[Verdict]:
 
 def test_a_sound_pipeline_is_green_and_reported(tmp_path: Path) -> None:
     """All three stages pass, pytest exits 0, and the report names the rehearsal, the commands and the history."""
-    bench = make_bench(tmp_path)
+    bench = make_bench(tmp_path, described=False)  # as the published pipeline: its script is asked for its flags
     status, output = bench.run()
     assert status == 0, output
     assert _verdicts(bench) == [Verdict.PASS] * 3
+    assert [*bench.reports.glob("runs/*/help-1/stdout.log")]
     report = bench.report()
     for expected in ("予行・受入ではない", "タスクH-1", "タスクH-2", "タスクH-3", "StepH", "実行履歴", "--do-train"):
         assert expected in report
