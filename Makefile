@@ -15,7 +15,7 @@ accept: setup
 	@bash tools/accept.sh $(ARGS)
 
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -m "not gpu" -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # what the witness sees in all variants of the reference pipeline, of which make test runs the first of each kind, and in
 # a stranger's program; the defects also through whole rehearsals on the CPU: half an hour on 2 cores

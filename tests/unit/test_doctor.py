@@ -17,6 +17,7 @@ from fake_nvml import FakeNvml, Gpu, Running
 from japanese import JAPANESE, english_in
 from process_tree import wait_until
 from steph.base.messages import speaking
+from steph.cli import app
 from steph.contract.options import Options
 from steph.contract.settings import builtin_profiles, load_profile
 from steph.doctor import command, reading
@@ -25,6 +26,7 @@ from steph.doctor.command import as_text, conclusion, doctor_status, exit_status
 from steph.doctor.facts import GpuFacts, Level, Line
 from steph.run.gpu import gpu_lock
 from suite_runs import CLONE, Bench, clean_environment, make_bench, unignore_signals
+from typer.testing import CliRunner
 
 GIB = 1 << 30
 # of a report: terms that Japanese writes so, too, and commands
@@ -47,6 +49,12 @@ def doctor(*words: object, folder: Path = CLONE, **environment: str) -> subproce
         encoding="utf-8",
         check=False,
     )
+
+
+def doctor_here(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command in this process, which has its modules loaded; it forks for each question all the same."""
+    done = CliRunner().invoke(app, ["doctor", *map(str, words)], env={"HF_HUB_OFFLINE": "1"})
+    return subprocess.CompletedProcess([*map(str, words)], done.exit_code, done.stdout, done.stderr)
 
 
 def of(bench: Bench) -> list[str]:
@@ -79,7 +87,7 @@ def test_a_sound_cpu_rehearsal_is_ok_from_end_to_end(tmp_path: Path) -> None:
 def test_without_a_driver_the_gpu_profile_fails_and_nothing_hangs(tmp_path: Path) -> None:
     """No NVIDIA card: the driver fails, the card's checks do not apply, and the gate is closed with 3."""
     bench = make_bench(tmp_path)
-    done = doctor("--quick", "--gate", "--json", f"--pipeline-root={bench.root}")
+    done = doctor_here("--quick", "--gate", "--json", f"--pipeline-root={bench.root}", NO_PYTHON)
     told = levels(done)
     assert done.returncode == 3, done.stderr
     assert (told["driver"], told["card"], told["4-bit"], told["model"]) == ("fail", "n/a", "n/a", "fail")
@@ -91,7 +99,7 @@ def test_a_root_that_a_run_refuses_or_holds_is_a_line_and_the_rest_goes_on(tmp_p
     (bench.root / "scripts/train_qwen_law_ft.py").unlink()
     handle = os.open(bench.root, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    done = doctor(*of(bench), NO_PYTHON, "--json")
+    done = doctor_here(*of(bench), NO_PYTHON, "--json")
     os.close(handle)
     told = levels(done)
     assert done.returncode == 1
@@ -100,7 +108,7 @@ def test_a_root_that_a_run_refuses_or_holds_is_a_line_and_the_rest_goes_on(tmp_p
 
 def test_an_interpreter_that_is_not_there_is_a_line(tmp_path: Path) -> None:
     """A wrong --pipeline-python fails as such, and what would run in it does not apply."""
-    done = doctor(*of(make_bench(tmp_path)), "--pipeline-python=/no/such/python", "--json")
+    done = doctor_here(*of(make_bench(tmp_path)), "--pipeline-python=/no/such/python", "--json")
     told = levels(done)
     assert done.returncode == 1
     assert (told["python"], told["packages"], told["torch"], told["4-bit"]) == ("fail", "n/a", "n/a", "n/a")
@@ -117,7 +125,7 @@ def test_an_interpreter_that_is_not_there_is_a_line(tmp_path: Path) -> None:
 )
 def test_what_can_not_be_used_is_status_2(words: tuple[str, ...], said: str) -> None:
     """An unknown profile, option or value is named on stderr, and nothing is examined."""
-    done = doctor(*words)
+    done = doctor_here(*words)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stdout == ""
