@@ -18,7 +18,8 @@ Token = tuple[Any, Any]  # what `re` calls it, and what it is made of
 SHORT = 4  # a repeat with an end
 MOST = 200_000  # steps in a short text
 UNITS = 6  # of different kinds are tried for each repeat
-LENGTH = 30  # how often a text repeats what slows a search down; then twice as often
+LENGTH = 12  # how often a text repeats what slows a search down; then twice and three times as often
+GROWTH = 1.1  # of the work for as many characters more
 SINGLE = ("LITERAL", "NOT_LITERAL", "ANY", "IN")
 REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 CATEGORIES = {
@@ -111,7 +112,8 @@ class Steps:
             yield from [pos + 1] if self._takes(token, pos) else []
         elif kind == "BRANCH":
             for branch in value[1]:
-                yield from self._all(branch, 0, pos)
+                is_begun = not branch or branch[0][0] not in SINGLE or self._takes(branch[0], pos)
+                yield from self._all(branch, 0, pos) if is_begun else ()
         elif kind == "SUBPATTERN":
             for end in self._all(value[-1], 0, pos):
                 self._groups[value[0] or 0] = self._text[pos:end]
@@ -169,6 +171,7 @@ class Steps:
         return ((pos > 0 and before) != after) == (place == "AT_BOUNDARY")
 
 
+@cache
 def sample(tokens: Sequence[Token]) -> str:
     """A text that the tokens take: first branches, and repeats as short as they may be."""
     return "".join(map(_sample_of, tokens))
@@ -238,15 +241,17 @@ def _branches(tokens: Sequence[Token]) -> Iterator[Any]:
 
 
 def hostile_text(pattern: re.Pattern[Any], *, at_beginning: bool = False) -> str | None:
-    """The beginning of a text that, twice as long, takes thrice the work; None where no such text is known.
+    """The beginning of a text of which each further piece takes more work than the last; None where none is known.
 
     Tried are what each endless repeat takes, behind what leads to it: once, and again and again.
     """
     for before, unit in dict.fromkeys(pumps(tree(pattern))):
-        for text, twice in ((before + unit * LENGTH, unit * LENGTH), ((before + unit) * LENGTH,) * 2):
+        for text, more in ((before + unit * LENGTH, unit * LENGTH), ((before + unit) * LENGTH,) * 2):
             try:
                 once = Steps(pattern, text + NEVER, limit=MOST, at_beginning=at_beginning).count
-                Steps(pattern, text + twice + NEVER, limit=3 * once, at_beginning=at_beginning)
+                twice = Steps(pattern, text + more + NEVER, limit=MOST, at_beginning=at_beginning).count
+                most = twice + int(GROWTH * (twice - once))
+                Steps(pattern, text + 2 * more + NEVER, limit=most, at_beginning=at_beginning)
             except EndlessError:
                 return text[:20]
     return None

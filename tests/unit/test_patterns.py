@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ import steph
 from regex_steps import Token, hostile_text, parser, tree
 from steph.base import text as redact
 from steph.contract.lines import missing_weights_in
+from steph.contract.questions import choices_of
 from steph.diagnose.table import cases, compiled, programs, wordings
-from steph.judge import reading
+from steph.judge import checks_row_answers, evidence, reading
 
 from benchmarks.readers import INPUTS, READERS
 
@@ -86,6 +88,40 @@ def _suspects() -> list[tuple[str, re.Pattern[Any]]]:
     return [(name, one) for name, one in _module_patterns() if _is_endless(tree(one), may_fail_after=False)]
 
 
+LABELS = {"letters": "abcd", "capitals": "ABCDE", "kana": "アイウエ", "numbers": "1234", "words": ("yes", "no")}
+MATCHED_LABELS = {"alone", "begins"}  # by match and fullmatch alone
+SLOW = {"led"}  # takes seconds, and what may fail in it stands before the labels: for one set alone
+
+
+def _patterns_of_labels() -> Iterator[Any]:
+    """Each pattern that is built for a set of labels."""
+    for labels, given in LABELS.items():
+        for name, value in vars(reading._Reader(tuple(given))).items():
+            for n, one in enumerate(value if isinstance(value, tuple) else (value,)):
+                if name not in SLOW or labels == "letters":
+                    yield pytest.param(name, one, id=f"{name} {n} {labels}")
+
+
+@cache
+def _patterns_of_calls() -> list[re.Pattern[Any]]:
+    """What is built from labels, choices and names by other functions, as they build it."""
+    built: dict[str, re.Pattern[Any]] = {}
+    compiles: Any = vars(re)["_compile"]
+
+    def noted(pattern: str, flags: int) -> re.Pattern[str]:
+        built[pattern] = compiles(pattern, flags)
+        return built[pattern]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(re, "_compile", noted)
+        for labels in LABELS.values():
+            reading.names_label(f"It is {labels[0]}.", labels[0])
+            choices_of(" ".join(f"{label}) of it" for label in labels))
+            checks_row_answers._numbers_a_choice(labels[0], "of it", "of it")
+        evidence.names_model("Qwen/Qwen2.5-0.5B, in 4 bits", "Qwen/Qwen2.5-0.5B")
+    return list(built.values())
+
+
 SUSPECTS = [pytest.param(name, one, id=name) for name, one in _suspects() if name not in SHORT_TEXTS]
 
 
@@ -93,6 +129,18 @@ SUSPECTS = [pytest.param(name, one, id=name) for name, one in _suspects() if nam
 def test_a_patterns_work_grows_as_its_text_does(name: str, pattern: re.Pattern[str]) -> None:
     """Twice the text, at most thrice the work, on whatever it repeats, Japanese and spaces too."""
     assert hostile_text(pattern, at_beginning=name in MATCHED) is None
+
+
+@pytest.mark.parametrize(("name", "pattern"), [*_patterns_of_labels()])
+def test_so_does_that_of_a_pattern_for_labels(name: str, pattern: re.Pattern[str]) -> None:
+    """A model may answer with a thousand opening brackets, behind a label or a word for the answer too."""
+    assert hostile_text(pattern, at_beginning=name in MATCHED_LABELS) is None
+
+
+def test_so_does_that_of_a_pattern_built_in_a_call() -> None:
+    """Labels, choices and names of models are looked for in what was printed or answered."""
+    assert len(_patterns_of_calls()) > len(LABELS)
+    assert [one.pattern for one in _patterns_of_calls() if hostile_text(one)] == []
 
 
 def test_each_exception_is_needed() -> None:

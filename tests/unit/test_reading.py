@@ -35,6 +35,7 @@ NONE = (
     "Antwort B ist falsch", "La réponse est d'abord juste", "La réponse n'est pas B", "Réponse : A ou B",
     "C'est une année", "La respuesta es a veces distinta", "Respuesta: A o B", "C'è un errore", "La risposta non è B",
     "A resposta é a única", "A resposta: B está errada", "Ответ не B", "Ответ B неверен", "Ответ: A или B",
+    'The answer is "b" or "c"',
 )  # fmt: skip
 EXCUSES = (
     "CUDA error: device-side assert triggered\nFor debugging consider passing", "推論に失敗しました (CUDA)",

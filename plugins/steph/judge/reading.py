@@ -261,10 +261,10 @@ class _Reader:
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         group = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
-        letter = rf"[「『(\[【{{<\"'“‘]*(?<![{_WORD}])({group}){_ENDS}[」』)\]】}}>\"'”’]*"
-        other = rf"[「『(\[【\"']*{_bounded(group)}"
+        letter = rf"[「『(\[【{{<\"'“‘]{{0,9}}(?<![{_WORD}])({group}){_ENDS}[」』)\]】}}>\"'”’]*+"
+        other = rf"[「『(\[【\"']*+{_bounded(group)}"
         alone_lead = rf"(?:[{{\"]*(?:{_STRONG_EN}|{_STRONG_JA}|{_WEAK_JA}){_JOINED})?"
-        end = rf"[\s。．.、,:：]*{_SAID}[\s。．.!！}}\"]*"
+        end = rf"[\s。．.、,:：]*+{_SAID}[\s。．.!！}}\"]*+"
         ors = rf"か|や|と|または|もしくは|及び|or\b|and\b|{_told('or')}"
         one_of = rf"(?!\s*[、,/・|~〜～-]\s*{other}|\s*(?:{ors})\s*{other})"
         nor = rf"{one_of}(?!{_told('not')})"
@@ -287,7 +287,7 @@ class _Reader:
             re.compile(rf"\b(?:choose|select|pick|go with)\s+{_NOUN}{letter}{one_of}", re.I),
             re.compile(rf"{_CONCLUDES}{_NOUN}{letter}{end}\Z", re.I),
             re.compile(rf"\A\s*(?:選択肢|option|choice|{_told('choice')})\s*{letter}{end}\Z", re.I),
-            re.compile(rf"{_told('weak')}[\s:\"“„«]*{_ARTICLE}{_CHOICE}{letter}{nor}", re.I),
+            re.compile(rf"{_told('weak')}[\s:\"“„«]*+{_ARTICLE}{_CHOICE}{letter}{nor}", re.I),
             re.compile(rf"(?<![{_WORD}])({group}){_ENDS}[」』)\]】}}>\"'”’]{{0,3}}{_told('right')}", re.I),
             re.compile(alone, re.I),
         )
