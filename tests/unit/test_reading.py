@@ -23,6 +23,11 @@ B = (
     "La risposta è B", "Risposta corretta: B", "A resposta é B", "Resposta: B", "A alternativa correta é a B.",
     "Ответ: B", "Правильный ответ — B", "Правильный ответ B.", "**Answer: B**", "**答案：B**", "**Réponse :** B",
     "### Antwort: B", "Darum geht es hier.\nAntwort: B",
+    "The wrong answer is a. The correct answer is b.", "a is wrong. The answer is b.", "The answer is b, not a.",
+    "a is not the answer; the answer is b", "Wrong? No: the answer is b.", "b is the correct answer, and not a matter",
+    "No doubt: the answer is b", "誤りはaで、正解はb", "不正解はa、正解はb", "正解はbであり、aではない",
+    "誤っているものはb", "誤っているのはbです", "bを選択しなければならない", "bだと考えられる", "b is not liable",
+    "答えはb（aではない）",
 )  # fmt: skip
 NONE = (
     "The answer is a matter of law", "正解はaではない", "a or b", "答えはaかb", "回答はa〜dの記号",
@@ -35,7 +40,13 @@ NONE = (
     "Antwort B ist falsch", "La réponse est d'abord juste", "La réponse n'est pas B", "Réponse : A ou B",
     "C'est une année", "La respuesta es a veces distinta", "Respuesta: A o B", "C'è un errore", "La risposta non è B",
     "A resposta é a única", "A resposta: B está errada", "Ответ не B", "Ответ B неверен", "Ответ: A или B",
-    'The answer is "b" or "c"',
+    "The wrong answer is b", "Incorrect answer: b", "An incorrect final answer: b", "b is not the answer",
+    "b isn't correct", "b is wrong", "b is the wrong answer", "b cannot be the answer", "I don't choose b",
+    "do not select b", "I don't think the answer is b", "It is not true that the answer is b", "not the answer: b",
+    "The answer is b? No.", "The answer isn't b", 'The answer is "b" or "c"',
+    "答えはbではない", "答えはbでない", "答えはbでありません", "答えはb以外である", "誤りはb", "誤答はb", "不正解はb",
+    "誤った答えはb", "正しくない答えはb", "答えはbが誤り", "bを選びません", "bを選択しない", "bだと考えない",
+    "bと判断できません", "bが正解ではない", "該当するものはbでない",
 )  # fmt: skip
 EXCUSES = (
     "CUDA error: device-side assert triggered\nFor debugging consider passing", "推論に失敗しました (CUDA)",

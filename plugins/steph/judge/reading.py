@@ -51,10 +51,23 @@ _STRONG_EN = (
 _JOINED = r"[\s\"'”’]*+(?:is|should be|would be|must be|は|が)?[\s:：=→⇒、,\"'“‘]*+"
 _NOUN = r"(?:(?:選択肢|option|choice|letter)\s*)?"
 _SAID = r"(?:です|である|だ|となります|になります|となる|になる)?"
+_WRONG = r"(?:wrong|incorrect|false)\b"
 _NEITHER = (
-    r"(?!\s*(?:では|じゃ|とは)(?:なく|ない|あり|言え)|\s+is\s+(?:not|wrong|incorrect|false)\b"
-    r"|\s*(?:は|も)(?:誤|間違|不))"
+    r"(?!\s*(?:(?:では|じゃ|とは)(?:なく|ない|あり|言え)|で(?:なく|ない|ありませ)|以外|(?:は|も|が)(?:誤|間違|不))"
+    rf"|\s+(?:is\s+(?:not\b|never\b|(?:the\s+)?{_WRONG})|isn['’]t\b|can(?:not|['’]t)\b)|\?\s*no\b)"
 )
+_NOT_CALLED_RIGHT = (  # `b is not liable` may be a choice that goes on
+    r"(?:is|was)(?:n['’]t|\s+(?:not|never))\s+(?:(?:an?|the)\s+)?(?:correct|right|best|final|answer)\b"
+    rf"|(?:is|was)\s+(?:(?:an?|the)\s+)?{_WRONG}|can(?:not|['’]t|\s+not)\s+be\s+(?:the\s+)?(?:correct|right|answer)\b"
+)
+_REFUSED_BEFORE = re.compile(
+    r"(?:(?<!\bis )(?<!\bare )(?<!\bbe )\b(?:wrong|incorrect|false|bad|rejected|worst|least\s+likely)"
+    r"|(?:\bnot|n['’]t|\bcannot|\bnever)(?:\s+(?:true|think|believe|say|mean))?(?:\s+that)?)"
+    r"\s+(?:(?:an?|the|correct|final|right|it\s+is|it['’]s)\s+){0,2}\Z"
+    r"|(?:誤(?:った|りの)?|不|間違(?:った|いの)|正しくない|適切でない|正解で(?:は)?ない)\Z",
+    re.I,
+)
+_REFUSED_CHARS = 60
 _CONCLUDES = r"(?:よって|したがって|従って|ゆえに|故に|以上より|以上から|therefore|thus|hence)[、,\s]*"
 _REASONING_LABEL = re.compile(r"(?<![#*\s])[#*\s]*+(?:reasoning|理由|根拠)[\s*]*+:")
 _TYPED_EXCEPTION = re.compile(
@@ -280,8 +293,10 @@ class _Reader:
                 r"(?!.{0,8}(?:ない|ありません|なく|見え|かもしれ|思われ|思え))",
                 re.I,
             ),
-            re.compile(rf"{letter}\s*を(?:選び|選択し|回答とし|答えとし)", re.I),
-            re.compile(rf"{letter}\s*(?:だ|である)?と(?:思い|思う|考え|判断)", re.I),
+            re.compile(rf"{letter}\s*を(?:選び|選択し|回答とし|答えとし)(?!ませ|ない|なか)", re.I),
+            re.compile(
+                rf"{letter}\s*(?:だ|である)?と(?:思い|思う|考え|判断)(?!(?:られ|でき|し)?(?:ませ|ない|なか))", re.I
+            ),
             re.compile(rf"\b(?:it is|it's|i think|it must be)\s+{_NOUN}{letter}{end}\Z", re.I),
             re.compile(rf"{letter}\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b", re.I),
             re.compile(rf"\b(?:choose|select|pick|go with)\s+{_NOUN}{letter}{one_of}", re.I),
@@ -291,7 +306,8 @@ class _Reader:
             re.compile(rf"(?<![{_WORD}])({group}){_ENDS}[」』)\]】}}>\"'”’]{{0,3}}{_told('right')}", re.I),
             re.compile(alone, re.I),
         )
-        self.begins = re.compile(rf"\s*{letter}(?:[.、,:)。]|\s)\s*(?!(?:は|が|も|に|では|と|や|か)[^\w]?)", re.I)
+        goes_on = rf"(?:は|が|も|に|では|と|や|か)[^\w]?|{_NOT_CALLED_RIGHT}"
+        self.begins = re.compile(rf"\s*{letter}(?:[.、,:)。]|\s)\s*(?!{goes_on})", re.I)
 
     def stated(self, text: str, *, last_only: bool = False) -> set[str]:
         """Labels that are said to be the answer; a weaker wording counts in a sentence that names no other label.
@@ -301,12 +317,12 @@ class _Reader:
         found: set[str] = set()
         sentences = [part for part in re.split(r"[\n。]", text) if part.strip()]
         for number, sentence in enumerate(sentences, 1):
-            strong = [hit for hit in self.led.finditer(sentence) if not self._is_article(sentence, hit.end(1))]
+            strong = [hit for hit in self.led.finditer(sentence) if self._is_meant(sentence, hit)]
             found |= {hit[1].lower() for hit in strong}
             named = self.named(sentence)
             if not strong and len(named) == 1 and (number == len(sentences) or not last_only):
                 weak = (hit for pattern in self.weak for hit in [pattern.search(sentence)] if hit)
-                found |= {hit[1].lower() for hit in weak if not self._is_article(sentence, hit.end(1))}
+                found |= {hit[1].lower() for hit in weak if self._is_meant(sentence, hit)}
         return found
 
     def named(self, text: str) -> set[str]:
@@ -324,6 +340,11 @@ class _Reader:
         sentences = map(self.alone.fullmatch, filter(str.strip, re.split(r"[。\n]|\.\s", text)))
         is_first = next(sentences) and not any(sentences)
         return found[1].lower() if is_first or self.named(text) <= {found[1].lower()} else None
+
+    def _is_meant(self, text: str, hit: re.Match[str]) -> bool:
+        """Whether what says an answer is not refused by the words before it, and its label is no article."""
+        before = text[max(0, hit.start() - _REFUSED_CHARS) : hit.start()]
+        return not self._is_article(text, hit.end(1)) and _REFUSED_BEFORE.search(before) is None
 
     @staticmethod
     def _is_article(text: str, end: int) -> bool:
