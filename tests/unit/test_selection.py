@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -61,36 +62,52 @@ def test_no_unit_test_has_a_mark_of_the_stages() -> None:
     assert marked == set()
 
 
-@pytest.mark.parametrize(
-    ("words", "collected"),
-    [
-        (("-m", "gpu"), 9),
-        (("-m", "extended"), 9),
-        (("-m", "gpu or extended"), 9),
-        (("-m", "gpu", "-k", "h2"), 9),
-        (("-m", "gpu", "--lf"), 9),
-        (("-m", "gpu", "tests"), 9),
-        (("-m", "gpu", "--steph-profile", "rtx3080", "-p", "no:order", "-p", "no:timeout", "-p", "no:xdist"), 9),
-        (("tests/acceptance/test_steph.py::test_h2_lora_training_completes",), 1),
-    ],
-)
-@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has an NVIDIA card")
-def test_no_gpu_is_said_before_a_unit_test_is_imported(words: tuple[str, ...], collected: int) -> None:
-    """Only the stages are collected, and neither their session nor torch is loaded to say that there is no card."""
+WITHOUT_CARD = {
+    ("-m", "gpu"): 9,
+    ("-m", "extended"): 9,
+    ("-m", "gpu or extended"): 9,
+    ("-m", "gpu", "-k", "h2"): 9,
+    ("-m", "gpu", "--lf"): 9,
+    ("-m", "gpu", "tests"): 9,
+    ("-m", "gpu", "--steph-profile", "rtx3080", "-p", "no:order", "-p", "no:timeout", "-p", "no:xdist"): 9,
+    ("tests/acceptance/test_steph.py::test_h2_lora_training_completes",): 1,
+}
+
+
+@pytest.fixture(scope="module")
+def refused() -> dict[tuple[str, ...], tuple[int, str]]:
+    """How pytest ends on each of them, what it prints, and what it has loaded; one process forks for each."""
     code = (
-        "import sys, pytest\n"
-        "status = pytest.main(sys.argv[1:])\n"
-        "print('loaded', sorted({'torch', 'steph.conduct.session', 'jinja2', 'huggingface_hub'} & set(sys.modules)))\n"
-        "sys.exit(status)\n"
+        "import json, os, sys, pytest\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    if (child := os.fork()) == 0:\n"
+        "        os.dup2(1, 2)\n"
+        "        sys.argv[1:] = sys.orig_argv[3:] = words\n"
+        "        status = pytest.main(words)\n"
+        "        heavy = {'torch', 'steph.conduct.session', 'jinja2', 'huggingface_hub'}\n"
+        "        print('loaded', sorted(heavy & set(sys.modules)), int(status), flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "    print('\\f', flush=True)\n"
     )
-    words = ("-p", "no:cacheprovider", *words) if "--lf" not in words else words
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=CLONE, env=clean_environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 4, done.stdout + done.stderr
-    assert re.search(rf"collected {collected} items?\b", done.stdout)
-    assert NO_GPU in done.stderr
-    assert done.stdout.splitlines()[-1] == "loaded []"
+    asked = [[*(("-p", "no:cacheprovider") if "--lf" not in words else ()), *words] for words in WITHOUT_CARD]
+    command = [sys.executable, "-c", code, json.dumps(asked)]
+    done = subprocess.run(command, cwd=CLONE, env=clean_environment(), capture_output=True, text=True, check=True)
+    texts = done.stdout.split("\f\n")
+    return {words: (int(text.split()[-1]), text) for words, text in zip(WITHOUT_CARD, texts, strict=False)}
+
+
+@pytest.mark.parametrize("words", WITHOUT_CARD, ids=" ".join)
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has an NVIDIA card")
+def test_no_gpu_is_said_before_a_unit_test_is_imported(
+    words: tuple[str, ...], refused: dict[tuple[str, ...], tuple[int, str]]
+) -> None:
+    """Only the stages are collected, and neither their session nor torch is loaded to say that there is no card."""
+    status, output = refused[words]
+    assert status == 4, output
+    assert re.search(rf"collected {WITHOUT_CARD[words]} items?\b", output)
+    assert NO_GPU in output
+    assert output.splitlines()[-1] == "loaded [] 4"
 
 
 def test_a_unit_test_that_is_named_is_collected() -> None:

@@ -132,21 +132,21 @@ OPTIONS = {
     ids=["pytest.ini", "pyproject.toml", "none", "equals"],
 )
 def test_no_value_of_an_option_leads_pytest_elsewhere(clone: Desk, tmp_path: Path, form: str, names: list[str]) -> None:
-    """All options at once and each alone: with a configuration beside the named path, pytest stays in the clone.
+    """All options at once: with a configuration beside the paths that they name, pytest stays in the clone.
 
-    The other kinds of configuration are tried with the wheel (test_wheel.py): the same code keeps them out.
+    One that was not joined to its value would lead it elsewhere, whatever the others do. The other kinds of
+    configuration are tried with the wheel (test_wheel.py): the same code keeps them out.
     """
     home = home_with_a_pipeline(tmp_path, names)
     for folder in ("reports", "model"):
         (home / "my-pipeline" / folder).mkdir(exist_ok=True)
     shutil.copyfile(clone.folder / "profiles" / "rtx3080.toml", home / "my-pipeline" / "mine.toml")
     here = desk(clone.folder, home)
-    words = [form.format(*item) for item in OPTIONS.items()]
-    for chosen in [words] if names != ["pytest.ini"] else [words, *([word] for word in words)]:
-        status, output = here.type(f"pytest -m gpu --co {' '.join(chosen)}")
-        assert status == 0, output
-        assert f"rootdir: {clone.folder}\nconfigfile: pyproject.toml" in output
-        assert "3/9 tests collected" in output
+    words = " ".join(form.format(*item) for item in OPTIONS.items())
+    status, output = here.type(f"pytest -m gpu --co {words}")
+    assert status == 0, output
+    assert f"rootdir: {clone.folder}\nconfigfile: pyproject.toml" in output
+    assert "3/9 tests collected" in output
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,7 @@ def test_a_program_that_calls_pytest_is_told_what_to_write(clone: Desk, home: Pa
     ("words", "joined"),
     [
         (["--steph-report", "out", "-m", "gpu"], ["--steph-report=out", "-m", "gpu"]),
+        *(([option, place, "x"], [f"{option}={place}", "x"]) for option, place in OPTIONS.items()),
         (["--steph-report=out", "x"], ["--steph-report=out", "x"]),
         (["--steph-twin", "tests"], ["--steph-twin", "tests"]),
         (["--steph-model", "-x"], ["--steph-model", "-x"]),
