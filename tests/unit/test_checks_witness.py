@@ -296,6 +296,25 @@ def test_rows_that_the_file_repeats_may_be_repeated(sound: TrainEvidence, tmp_pa
     assert broken(judged(sound, tmp_path / "b", changed)) == {"rows_seen": Severity.WARN}
 
 
+@pytest.mark.parametrize(
+    ("steps", "rows", "is_found"),
+    [
+        ([0, 0, 0, 0, 1, 1, 1, 1], "ababcdcdefefghgh", False),  # each micro-batch twice, as R-Drop and SAM compute it
+        ([0, 0, 0, 0, 1, 1, 1, 1], "abbacddceffeghhg", False),
+        ([0, 0, 1, 1, 2, 2, 3, 3], "ababcdcdefefghgh", True),  # as many as are accumulated
+        ([0, 0, 0, 0, 1, 1, 1, 1], "aaaaccccbbbbdddd", True),  # one row in place of both
+    ],
+)
+def test_a_step_may_compute_its_batches_again(
+    sound: TrainEvidence, tmp_path: Path, steps: list[int], rows: str, is_found: bool
+) -> None:
+    """But not draw the same rows once more in place of others."""
+    begins = each("training_begins", rows=40, row_hashes=[*"abcdefghijklmnopqrstuvwxyz0123456789ABCD"], accumulation=2,
+                  batch_size=2)  # fmt: skip
+    own = batches(step=steps, row_hashes=[[*rows[at : at + 2]] for at in range(0, 16, 2)])
+    assert ("rows_seen" in broken(judged(sound, tmp_path, begins, own))) is is_found
+
+
 def test_a_mean_of_steps_may_be_saved_and_a_multiple_of_the_last_may_not(sound: TrainEvidence, tmp_path: Path) -> None:
     """What was saved after the end is as it was in memory then; all of it times one number is no mean."""
     saved = next(fact["matrices"] for fact in reversed(facts_of(sound)) if fact["fact"] == "model_saved")

@@ -291,17 +291,28 @@ def _counts(
 def _drawn_again(begins: TrainingBegins, batches: Sequence[Batch]) -> int:
     """Rows that came a second time in the steps of the first epoch, before others had come once.
 
-    Rows that are alike in the data set itself are no sign, and nor is one row, which a sampler gives twice to fill up.
+    Rows that are alike in the data set itself are no sign, and nor is one row, which a sampler gives twice to fill up,
+    or the same batch again where a step computes more of them than it accumulates, as R-Drop and SAM do.
     """
     hashes = begins.row_hashes or ()
     counts = Counter(hashes)
     a_step = max(1, (begins.batch_size or 1) * (begins.accumulation or 1) * (begins.world_size or 1))
     seen: dict[int, Counter[str]] = {}
-    for batch in batches:
+    in_step = Counter((batch.pid, batch.step) for batch in batches)
+    for n, batch in enumerate(batches):
+        is_often = in_step[batch.pid, batch.step] > (begins.accumulation or 1)
+        if n and is_often and _is_same_batch(batches[n - 1], batch):
+            continue
         if batch.step is not None and batch.step < len(hashes) // a_step:
             seen.setdefault(batch.pid, Counter()).update(batch.row_hashes or ())
     again = sum(number - 1 for rows in seen.values() for row, number in rows.items() if number > 1 and counts[row] == 1)
     return again if again > 1 else 0
+
+
+def _is_same_batch(before: Batch, batch: Batch) -> bool:
+    """Whether one step computes the same rows again, in whatever order."""
+    is_same_step = (before.pid, before.step) == (batch.pid, batch.step)
+    return is_same_step and Counter(before.row_hashes or ()) == Counter(batch.row_hashes or ())
 
 
 def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool) -> float | None:
