@@ -127,13 +127,13 @@ def updates_check(seen: checks_setup.Seen) -> Check:
 
 
 def _unlearnt(seen: checks_setup.Seen) -> float | None:
-    """Which share of a loop's forward passes no backward pass came back to, where most of its steps have such ones.
+    """Which share of the first forward passes no backward pass came back to, where most of their steps have such ones.
 
     A validation now and then has none, nor has one in evaluation mode, or without gradients. Where none has one, though
     the matrices moved, something else than loss and logits is learnt from.
     """
     ends = seen.ends
-    if seen.begins.source != "loop" or ends is None:
+    if ends is None:
         return None
     calls = [one for one in ends.calls if one[0] < (ends.steps or 0)]  # a last validation comes after all steps
     calls = [one for one in calls if one[1]] or calls

@@ -297,7 +297,7 @@ class TrainingEnds(Fact):
     gaps: int | None = None  # between the first steps
     left_gradients: tuple[float, ...] = ()  # largest numbers that a loop's first backward passes after a step find
     rates: tuple[float, ...] = ()  # of a loop's steps, the highest group's
-    calls: tuple[tuple[int, int, int], ...] = ()  # a loop's first: steps before, in training mode, learnt from
+    calls: tuple[tuple[int, int, int], ...] = ()  # the first: steps before, in training mode, learnt from
     touched_between: int | None = None  # of these, in which something else than the optimizer changed LoRA's matrices
     own_losses: tuple[tuple[float, float, bool], ...] = ()  # the step's, the model's, and whether it knew the tokens
     optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of

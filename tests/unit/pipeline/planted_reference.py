@@ -143,6 +143,7 @@ SINGLE = (LLM, "self._batch_size = config.batch_size", "self._batch_size = 1")
 GENERATED = "            output = self._model.generate(**inputs, **self._generation_options(sample_seed is not None))"
 TOOK = "took, memory = recorder.metrics(trainer.accelerator), memory_metrics()"
 RENDERED = "    rendered = render_chat(tokenizer, prompt)\n"
+OWN_LOSS = "self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)"
 ONE_PASS = "(model(**batch).loss / 2).backward()"
 STEP = "optimizer.step()\n                    optimizer.zero_grad()\n"
 
@@ -173,6 +174,22 @@ def _pass_of_loop(body: str) -> tuple[Change, ...]:
     """A loop that does this with a micro-batch, and steps after two of them."""
     loop = _own_loop("                if part:\n                    " + STEP)
     return tuple((file, old, new.replace(ONE_PASS, body)) for file, old, new in loop)
+
+
+def _own_step(body: str) -> tuple[Change, ...]:
+    """Two micro-batches a step, and a `training_step` that a person wrote; `halves` are the two rows of a batch."""
+    return (
+        ACCUMULATED,
+        (RUN, SWITCH, ""),
+        (
+            METRICS,
+            LOSS,
+            "        inputs = self._prepare_inputs(inputs)\n"
+            "        for name in ('answer_positions', 'logits_to_keep'): inputs.pop(name, None)\n"
+            "        self._turn = getattr(self, '_turn', 0) + 1\n"
+            f"{body}        loss = loss.detach()\n",
+        ),
+    )
 
 
 def _averaged(rate: float) -> tuple[Change, ...]:
@@ -441,6 +458,19 @@ TRAININGS = (
     planted(
         "a loop whose first micro-batch of each step has no backward pass",
         *_pass_of_loop("told = model(**batch)\n                if part: told.loss.backward()"),
+        broken="updates_seen",
+    ),
+    planted(
+        "a Trainer whose own step forgets the backward pass of every second micro-batch",
+        *_own_step(f"        loss = {OWN_LOSS}\n        if self._turn % 2: self.accelerator.backward(loss)\n"),
+        broken="updates_seen",
+    ),
+    planted(
+        "a Trainer whose own step goes back once for two forward passes on rows of their own",
+        *_own_step(
+            "        for row in (inputs, {name: one.flip(0) for name, one in inputs.items()}):\n"
+            f"            loss = {OWN_LOSS.replace('inputs', 'row')}\n        self.accelerator.backward(loss)\n"
+        ),
         broken="updates_seen",
     ),
     planted(
@@ -1420,6 +1450,23 @@ SOUND_TRAININGS = (
             "told = model(**batch)\n                own = torch.nn.functional.cross_entropy("
             "told.logits[:, :-1].flatten(0, 1), batch['labels'][:, 1:].flatten()) / 2\n"
             "                whole = own + whole if part else own\n                if part: whole.backward()"
+        ),
+    ),
+    planted(
+        "a Trainer with a step of its own: another scale, and noise on the gradients",
+        *_own_step(
+            f"        loss = {OWN_LOSS}\n        self.accelerator.backward(loss * 2)\n"
+            "        for weight in model.parameters():\n"
+            "            if weight.grad is not None: weight.grad.add_(torch.randn_like(weight.grad) * 1e-6)\n"
+        ),
+    ),
+    planted(
+        "a Trainer with a step of its own: two forward passes and one backward pass",
+        *_own_step(
+            "        first = model(**inputs)\n        again = model(**inputs)\n"
+            "        apart = torch.nn.functional.mse_loss(again.logits, first.logits)\n"
+            "        loss = (first.loss + again.loss) / 4 + 0.01 * apart\n"
+            "        self.accelerator.backward(loss)\n"
         ),
     ),
     planted(

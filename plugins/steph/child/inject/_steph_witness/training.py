@@ -15,7 +15,7 @@ _FIRST_BATCHES = 8
 _LEAST_AGE = 4  # steps; from there on the optimizer's own count of them is looked at
 _MOST_STATES = 8
 _FIRST_GAPS = 4  # between steps
-_FIRST_CALLS = 64  # of a loop's model, whose backward passes are looked for
+_FIRST_CALLS = 64  # of the model, whose backward passes are looked for
 _MOST_RATES = 500
 _ROUNDING = 1e-5  # of a norm, as where a program adds something and takes it off again
 
@@ -56,7 +56,7 @@ class _Training:
 
 
 class _Call:
-    """A call of a loop's model with a gradient, and whether a backward pass came back to what it gave.
+    """A call of the model with a gradient, and whether a backward pass came back to what it gave.
 
     Calls on the same rows before one step are one: one of them may be a reference.
     """
@@ -69,7 +69,8 @@ class _Call:
     def learnt(self, gradient: object) -> None:
         if not self.is_learnt:
             self.is_learnt = True
-            _learnt()
+            if not in_progress(of_trainer=True):
+                _learnt()
 
 
 class _Steps:
@@ -154,12 +155,11 @@ def _copied(loss: Any) -> Any:
 def model_gave(loss: Any, logits: Any) -> None:
     """The loss that the model itself gave in the call that `received` asked it for; a loop may use its logits alone."""
     training = _Now.training
-    if training is None or training.source == "loop":
-        call, _Now.call = _Now.call, None
-        for one in (loss, logits):  # a loop may learn from either
-            if call is not None and getattr(one, "requires_grad", False):
-                one.register_hook(call.learnt)
-    elif training.own_loss is not None:
+    call, _Now.call = _Now.call, None
+    for one in (loss, logits):  # what is learnt from may be either
+        if call is not None and getattr(one, "requires_grad", False):
+            one.register_hook(call.learnt)
+    if training is not None and training.own_loss is not None:
         copy = _copied(loss)
         training.own_loss = None if copy is None else (copy, training.own_loss[1])
 
@@ -531,14 +531,15 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
     training = _Now.training
     if training is not None:
         is_trainer = training.source == "trainer"
-        is_wanted = (len(training.losses) if is_trainer else training.batches) < _FIRST_BATCHES
+        # a step of the program's own may never give the Trainer's
+        is_first = training.forwards < _FIRST_CALLS and len(training.losses) < _FIRST_BATCHES
+        is_wanted = is_first if is_trainer else training.batches < _FIRST_BATCHES
         # of a loop's later steps the first call, too: what its backward pass finds is what the step before has left
         is_wanted |= not is_trainer and not _Steps.backwards and len(training.left) < _FIRST_GAPS
-        if not is_trainer:
-            is_wanted |= _watched(training.calls, model, arguments, _step_of(training), training.model())
         _count_call(training, arguments, is_bare=False)
         is_counted = arguments.get("num_items_in_batch") is not None
         training.own_loss = (None, is_counted) if is_trainer and is_wanted else None
+        is_wanted |= _watched(training.calls, model, arguments, _step_of(training), training.model())
         is_told = arguments.get("labels") is not None
         is_own_loss = training.labels is not None and (training.has_own_loss or not is_told)
         if is_own_loss and not is_told:
@@ -579,6 +580,8 @@ def received(model: Any, arguments: dict[str, Any]) -> bool:
 def _watched(calls: list[_Call], model: Any, arguments: dict[str, Any], step: int, own: Any) -> bool:
     """Note a call of the model that is trained; whether its backward pass is looked for."""
     _Now.call, ids = None, arguments.get("input_ids")
+    if len(calls) >= _FIRST_CALLS and calls[-1].step != step:
+        return False
     if own is None or models.base_of(model) is not models.base_of(own):
         return False
     again = (one for one in reversed(calls) if one.step == step and one.ids is not None and one.ids() is ids)
