@@ -46,3 +46,13 @@ def test_rows_that_were_cut_are_no_other_frame() -> None:
     headless = _texts("", "a")
     assert (frame_added(_texts(ORDER + EXAMPLE), headless, ASKED) or 0) >= LEAST_ADDED
     assert frame_added(_texts(ORDER + EXAMPLE), headless, ASKED, are_cut=True) is None
+
+
+def test_a_middle_that_was_cut_is_no_other_frame() -> None:
+    """Rows that are cut keep their beginning and end, or the end alone; what stands behind a question was added."""
+    order = tuple(fingerprints(ORDER))
+    halved = [order + tuple(fingerprints(f"{question}a")) for question in QUESTIONS]
+    prompts, shown = _texts(ORDER + EXAMPLE), _texts(ORDER + EXAMPLE, EXAMPLE[::-1])
+    assert (frame_added(prompts, halved, ASKED, are_cut=True) or 0) >= LEAST_ADDED
+    assert frame_added(prompts, halved, ASKED, are_cut=True, are_full=True) is None
+    assert (frame_added(shown, halved, ASKED, are_cut=True, are_full=True) or 0) >= LEAST_ADDED

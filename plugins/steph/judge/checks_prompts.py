@@ -227,22 +227,30 @@ def frame_lost(rows: Sequence[Sequence[str]], prompts: Sequence[Sequence[str]]) 
 
 
 def frame_added(
-    prompts: Sequence[Sequence[str]], rows: Sequence[Sequence[str]], asked: Sequence[Row], *, are_cut: bool = False
+    prompts: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[str]],
+    asked: Sequence[Row],
+    *,
+    are_cut: bool = False,
+    are_full: bool = False,
 ) -> int | None:
     """The longest piece of the prompts' common text that no trained row has, in fingerprints, in the nearest row.
 
-    None where too little is common, or where rows may have lost their beginning (`are_cut`) and none has it. What the
-    questions in `asked` have in common is theirs.
+    None where too little is common, or where rows may have lost their beginning (`are_cut`) and none has it. Where no
+    padding fills them either (`are_full`), they may have lost anything in front of the question: only what stands
+    behind it counts. What the questions in `asked` have in common is theirs.
     """
     prompts = list(dict.fromkeys(map(tuple, prompts)))
     if len(prompts) < LEAST_PROMPTS or len(rows) < LEAST_ROWS:
         return None
     counts = Counter(one for prompt in prompts for one in set(prompt))
     own = {one for row in asked for text in (row.question, *_choices(row.choices)) for one in _fingerprints(text)}
-    frame = [one for one in prompts[0] if counts[one] >= FRAME_SHARE * len(prompts) and one not in own]
+    asked_until = max((n for n, one in enumerate(prompts[0], 1) if one in own), default=len(prompts[0]))
+    text = prompts[0][asked_until:] if are_full else prompts[0]
+    frame = [one for one in text if counts[one] >= FRAME_SHARE * len(prompts) and one not in own]
     if len(frame) < LEAST_ADDED:
         return None
-    if are_cut and not any(frame[0] in row for row in rows):
+    if are_cut and not are_full and not any(frame[0] in row for row in rows):
         return None
     return min(_longest_foreign(frame, set(row)) for row in rows)
 

@@ -540,8 +540,10 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     if not settings.use_cot and seen.evidence.form.format != "lm_eval":
         # where most batches are as wide as the widest, rows were cut there, or filled up
         widths = [fact.shape[1] for fact in batches if len(fact.shape) > 1]
-        are_cut = bool(widths) and 2 * widths.count(max(widths)) > len(widths)
-        added = frame_added(prompts, rows, asked, are_cut=are_cut)
+        widest = [fact for fact in batches if len(fact.shape) > 1 and fact.shape[1] == max(widths)]
+        are_cut = 2 * len(widest) > len(widths)
+        are_full = 2 * sum(not fact.padding and not fact.packed for fact in widest) > len(widths)
+        added = frame_added(prompts, rows, asked, are_cut=are_cut, are_full=are_full)
     if (lost is None and added is None) or not seen.wants_adapter or settings.use_rag:
         return FRAME_AS_TRAINED.check(None, "incomparable")
     if (lost or 0) < LEAST_LOST and (added or 0) >= LEAST_ADDED:
