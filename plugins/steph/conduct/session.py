@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from pathlib import Path
 from types import FrameType
 
@@ -108,6 +108,7 @@ def _named(name: str, revision: str | None) -> str:
 
 LAST_LINES = 30
 SUPERVISOR_SECONDS = 5.0  # beyond the grace of its child: until it has seen, killed and reaped everything
+REPORT_SECONDS = 20.0  # at the end, for a report that was begun before it; most take one
 
 
 class JoinError(RuntimeError):
@@ -142,7 +143,6 @@ class StageSession:
         self.journal.append(started)
         self._conductor = Conductor(setup, self.journal, console, self._tell)
         self.report: Path | None = None
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="report")
         self._writing: Future[Path] | None = None
         self._interruption = Interruption()
 
@@ -161,14 +161,14 @@ class StageSession:
             status = status or 1
         self.journal.close()
         self._held.close()
-        self._tell(fold(self.journal.events))
+        self._written(REPORT_SECONDS)
+        self._tell(fold(self.journal.events), beside=False)
         self._written()
-        self._writer.shutdown()
         self._interruption.restore()
         return status if self.report else status or 1  # the report is what a run is for
 
-    def _tell(self, record: Record) -> None:
-        """Begin to write the report, beside the next stage: most of a stage is waiting for its program.
+    def _tell(self, record: Record, *, beside: bool = True) -> None:
+        """Write the report, beside the next stage: most of a stage is waiting for its program.
 
         Pictures take a second or two. After the last stage the end of the session draws them, which comes at once.
         """
@@ -176,12 +176,27 @@ class StageSession:
         with contextlib.suppress(OSError):  # told by the writing itself
             self.report = report_path(record, self.runs.parent)
         with_figures = not record.live or record.verdict_of(self.stages[-1]) is Verdict.NOT_RUN
-        self._writing = self._writer.submit(tell, self.runs, record, with_figures=with_figures)
+        writing = self._writing = Future[Path]()
 
-    def _written(self) -> None:
-        """Wait for the report; a failing one never takes a stage's result with it."""
+        def write() -> None:
+            try:
+                writing.set_result(tell(self.runs, record, with_figures=with_figures))
+            except BaseException as error:
+                writing.set_exception(error)
+
+        if beside:
+            threading.Thread(target=write, name="report", daemon=True).start()
+        else:
+            write()
+
+    def _written(self, limit_seconds: float | None = None) -> None:
+        """Wait for the report; a failing one never takes a stage's result with it.
+
+        One that takes longer is left behind: Ctrl-C in the middle of an import may have left its module locked for all
+        threads but the main one, which then writes the last report.
+        """
         writing, self._writing = self._writing, None
-        if writing is None:
+        if writing is None or wait([writing], limit_seconds).not_done:
             return
         try:
             self.report = writing.result()
