@@ -364,6 +364,36 @@ def test_what_all_rows_have_before_their_answers_is_changed_in_the_prompts(
 
 
 @pytest.mark.parametrize(
+    ("in_rows", "in_prompts", "padding", "thinks", "is_found"),
+    [
+        (["user", "answer"], ["system", "user", "answer"], 0.3, False, True),
+        (["system", "user", "answer"], ["user", "answer"], 0.3, False, True),
+        (["user", "answer"], ["user", "answer"], 0.3, False, False),
+        (["user"], [], 0.3, False, False),  # no turns at all: another finding's
+        (["user", "answer"], ["thought", "user", "answer"], 0.3, True, False),  # an order to think is nobody's turn
+        (["user", "answer"], ["system", "user", "answer"], 0.0, False, False),  # rows that were cut from the left
+    ],
+)
+def test_a_turn_that_only_rows_or_only_prompts_have(
+    sound: EvalEvidence,
+    tmp_path: Path,
+    in_rows: list[str],
+    in_prompts: list[str],
+    padding: float,
+    thinks: bool,
+    is_found: bool,
+) -> None:
+    """A short system prompt that the evaluation alone gives is found by whose turn it is, whatever it says."""
+    (path,) = (sound.root / "seen-training").glob("witness-*.jsonl")
+    facts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = len(next(fact for fact in facts if fact["fact"] == "batch")["supervised"])
+    trained = each("batch", header_hashes=[in_rows] * rows, padding=padding, shape=[rows, 512])(facts)
+    evidence = replace(sound, training_witness=witness_of(tmp_path / "training", trained))
+    found = broken(judged(evidence, tmp_path, each("generation", header_hashes=[in_prompts], thinks=[thinks])))
+    assert found == ({"frame_as_trained": Severity.WARN} if is_found else {})
+
+
+@pytest.mark.parametrize(
     ("in_rows", "in_prompts", "changes", "is_found"),
     [
         (1, 0, {}, True),

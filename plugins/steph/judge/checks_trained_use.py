@@ -468,6 +468,23 @@ def _lost_turns(batches: Sequence[Batch], calls: Collection[Call]) -> bool:
     return bool(frozenset.intersection(*in_rows) - {one for own in in_prompts for one in own})
 
 
+def _further_turns(batches: Sequence[Batch], calls: Collection[Call]) -> bool:
+    """Whether all prompts have someone's turn that no trained row has, such as the system's.
+
+    A thought's mark is nobody's turn; rows that are all as long as each other may have lost their beginning.
+    """
+    whole = [fact for fact in batches if not fact.packed]
+    in_rows = [one for fact in whole for one in fact.header_hashes or ()]
+    generations = [call for call in calls if isinstance(call, Generation) and not any(call.thinks or ())]
+    in_prompts = [frozenset(one or ()) for call in generations for one in call.header_hashes or ()]
+    may_be_cut = len({fact.shape[1] for fact in whole if len(fact.shape) > 1}) == 1 and not any(
+        fact.padding for fact in whole
+    )
+    if len(in_rows) < LEAST_LEADS or not all(in_rows) or not in_prompts or may_be_cut:
+        return False
+    return bool(frozenset.intersection(*in_prompts) - {one for own in in_rows for one in own or ()})
+
+
 def _own_examples(seen: Answering, asked: Sequence[Row]) -> int:
     """How many questions stand in their own prompt twice, with the right answer first of all behind the first time."""
     found = 0
@@ -527,6 +544,8 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
             return FRAME_AS_TRAINED.check(False, "template_in_prompts_only")
     if seen.wants_adapter and _lost_turns(batches, calls):
         return FRAME_AS_TRAINED.check(False, "other_turns")
+    if seen.wants_adapter and not (settings.use_rag or settings.use_cot) and _further_turns(batches, calls):
+        return FRAME_AS_TRAINED.check(False, "further_turns")
     if seen.wants_adapter and (beginning := _other_beginning(batches, calls)) is not None:
         return FRAME_AS_TRAINED.check(False, "other_beginning", trained=beginning[0], asked=beginning[1])
     if seen.wants_adapter and not settings.use_cot:

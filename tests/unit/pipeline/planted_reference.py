@@ -1142,6 +1142,11 @@ EVALUATIONS = (
         broken="frame_as_trained",
     ),
     planted(
+        "a system's turn that the training never had",
+        _rendered("'<|im_start|>system\\nあ<|im_end|>\\n' + render_chat(tokenizer, prompt)"),
+        broken="frame_as_trained",
+    ),
+    planted(
         "spaces in place of the prompt's line breaks",
         (LLM, ENCODE, "prompts = [' '.join(prompt.split()) for prompt in prompts]\n        " + ENCODE),
         broken="frame_as_trained prompts_as_recorded",
@@ -1773,10 +1778,6 @@ SOUND_EVALUATIONS = (
     planted(
         "an example in a turn of its own",
         _rendered("render_chat(tokenizer, '例') + 'a<|im_end|>\\n' + render_chat(tokenizer, prompt)"),
-    ),
-    planted(
-        "a system's turn before it",
-        _rendered("'<|im_start|>system\\nあ<|im_end|>\\n' + render_chat(tokenizer, prompt)"),
     ),
     planted(
         "told not to think", (LLM, ENCODE, "prompts = [prompt + '/no_think' for prompt in prompts]\n        " + ENCODE)
