@@ -357,6 +357,9 @@ SHOTS = "問題: 別の問いがここにある。\n答え: B"
         ("{question}\n{choices}\n答え: {gold}\n\n{question}\n{choices}\n答え:", True),
         (SHOTS + "\n\n{question}\n{choices}\n答え:", False),
         ("{question}\nもう一度読む。\n{question}\n{choices}\n答え:", False),
+        ("{question} → {gold}\n\n{question}\n{choices}\n答え:", True),  # examples in one line each
+        ("Q: {question} A: {gold}\nQ: {question}\n{choices}\nA:", True),
+        ("{question} → {other}\n\n{question}\n{choices}\n答え:", False),
         ("{question}\n{choices}\n答え: {other}\n\n{question}\n{choices}\n答え:", False),  # somebody's, to be judged
     ],
 )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import pairwise, product, takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -195,6 +195,8 @@ LABEL_FORMS = (
     "答案:{}", "答案是{}", "정답:{}", "정답은 {}입니다.", "Antwort:{}", "Réponse:{}", "Respuesta:{}", "Risposta:{}",
     "Resposta:{}", "Ответ:{}",
 )  # fmt: skip
+BEFORE_QUESTION = ("", "Q:", "Question:", "問題:", "問:", "質問:")
+BEFORE_ANSWER = ("", "→", "->", "=>", ":", "=", "|", ",", "A:", "/")
 LEAST_LEADS = 4  # rows whose learnt answers stand behind the same header
 LEAST_SAME = 3  # pairs before a place where two endings differ
 LONGEST_LABEL = 3  # pairs: two tokens between two others
@@ -390,17 +392,22 @@ def base_check(seen: Answering, worked: Sequence[Generation]) -> Check:
 def questions_check(seen: Answering, rows: Sequence[Row]) -> Check:
     """Every question of the results, with all its choices, was in a prompt."""
     prompts = list(dict.fromkeys(answer.prompt for answer in seen.counting if answer.prompt))
-    best = [
-        max((share for prompt in prompts if (share := asked_share(prompt, row)) is not None), default=None)
-        for row in (asked_alone(seen.evidence, row) for row in rows if row.question)
-    ]
-    known = [share for share in best if share is not None]
+    asked = [asked_alone(seen.evidence, row) for row in rows if row.question]
+    shares = [[asked_share(prompt, row) for prompt in prompts] for row in asked]
+    by_prompt = [max((share or 0 for share in own), default=0) for own in zip(*shares, strict=True)]
+    known = lost = edited = 0
+    for own in shares:
+        share = max((one for one in own if one is not None), default=None)
+        # of questions that are much alike each prompt asks the one that most of which is there
+        is_asked = any(one == most for one, most in zip(own, by_prompt, strict=True))
+        if share is not None:
+            known += 1
+            lost += share < PART_OF_QUESTION or (share < WHOLE_QUESTION and not is_asked)
+            edited += PART_OF_QUESTION <= share < WHOLE_QUESTION and is_asked
     if not known or seen.unseen_calls:
         return PROMPTS_HOLD_QUESTIONS.check(None, say("evaluation.prompts_incomparable"))
-    lost = sum(share < PART_OF_QUESTION for share in known)
-    edited = sum(share < WHOLE_QUESTION for share in known) - lost
     severity = WARN if edited and not lost else None
-    counts: Figures = {"questions": len(known), "lost": lost, "edited": edited}
+    counts: Figures = {"questions": known, "lost": lost, "edited": edited}
     return PROMPTS_HOLD_QUESTIONS.check(not lost and not edited, "compared", severity=severity, **counts)
 
 
@@ -486,7 +493,10 @@ def _further_turns(batches: Sequence[Batch], calls: Collection[Call]) -> bool:
 
 
 def _own_examples(seen: Answering, asked: Sequence[Row]) -> int:
-    """How many questions stand in their own prompt twice, with the right answer first of all behind the first time."""
+    """How many questions stand in their own prompt with the right answer.
+
+    In one line with it, or twice, with the right answer first of all behind the first time.
+    """
     found = 0
     for row in asked:
         gold, labels = row.correct_answer, {one.correct_answer for one in asked}
@@ -497,9 +507,19 @@ def _own_examples(seen: Answering, asked: Sequence[Row]) -> int:
             for form in LABEL_FORMS
         }  # fmt: skip
         told = [*row.question.splitlines(), *(row.choices if isinstance(row.choices, list) else [])]
-        own = [text_hash(line)[:8] for line in map(str, told) if len(normal_form(line)) >= LEAST_OWN_LINE]
+        whole = [line for line in map(str, told) if len(normal_form(line)) >= LEAST_OWN_LINE]
+        own = [text_hash(line)[:8] for line in whole]
+        # a question and its answer in one line
+        joined = {
+            text_hash(before + line + between + form.format(text))[:8]
+            for line, text in product(whole, {gold, gold.upper()} - {""})
+            for before, between, form in product(BEFORE_QUESTION, BEFORE_ANSWER, LABEL_FORMS)
+        }
         for answer in answers_to(seen.counting, row):
             lines = answer.lines or ()
+            if joined & {*lines}:
+                found += 1
+                break
             line = next((one for one in own if one in lines), None)
             places = [n for n, one in enumerate(lines) if one == line]
             behind = [answers[one] for one in lines[places[0] : places[-1]] if one in answers] if places else []
