@@ -85,7 +85,12 @@ def called(n: int, salt: str = "") -> Row:
 
 
 def judged(
-    folder: Path, rows: Sequence[Row], trained: Sequence[Row] | None = None, *, kept: int | None = None
+    folder: Path,
+    rows: Sequence[Row],
+    trained: Sequence[Row] | None = None,
+    *,
+    kept: int | None = None,
+    padded: tuple[int, float] | None = None,
 ) -> set[str]:
     """The checks of the rows that do not hold, had `trained` been trained on, their last `kept` characters."""
     path = folder / "rows.jsonl"
@@ -103,7 +108,9 @@ def judged(
     told = [training_row(row, row_format) for row in trained or rows]
     texts = ["".join(f"{turn.role}\n{turn.text}\n" for turn in one.turns)[-(kept or 10_000) :] for one in told]
     order = random.Random(1).sample(range(len(told)), len(told))  # noqa: S311
+    wide = {"shape": (IN_A_BATCH, padded[0]), "padding": padded[1]} if padded else {}
     batches = [_batch(order[at : at + IN_A_BATCH], told, texts) for at in range(0, 8 * IN_A_BATCH, IN_A_BATCH)]
+    batches = [batch.model_copy(update=wide) for batch in batches]
     seen = {"rows": len(told), "row_hashes": [*map(text_hash, texts)], "batch_size": IN_A_BATCH}
     texts_of_rows = {"row_fingerprints": [*map(fingerprints, texts[:16])]}
     begins = TrainingBegins.model_validate({"at": 1.0, "source": "trainer", **seen, **texts_of_rows})
@@ -153,6 +160,17 @@ def test_rows_of_this_kind_from_another_file_are_found(kind: Callable[[int, str]
 def test_a_chat_that_lost_its_first_turns_is_cut(tmp_path: Path) -> None:
     """Though most of the rows' text is one system's prompt."""
     assert "rows_whole" in judged(tmp_path, [chat(n) for n in range(COUNT)], kept=120)
+
+
+@pytest.mark.parametrize(
+    ("kept", "padding", "is_found"), [(30, 0.95, True), (8, 0.99, True), (None, 0.95, False), (120, 0.3, False)]
+)
+def test_rows_that_were_cut_and_padded_to_the_whole_length_are_cut(
+    kept: int | None, padding: float, is_found: bool, tmp_path: Path
+) -> None:
+    """A limit inside the program, far below the one that was asked for; rows that fill most of theirs may be long."""
+    found = judged(tmp_path, [chat(n) for n in range(COUNT)], kept=kept, padded=(1024, padding))
+    assert ("rows_whole" in found) is is_found
 
 
 def test_the_answers_of_other_rows_are_found_where_each_is_a_question_too(tmp_path: Path) -> None:

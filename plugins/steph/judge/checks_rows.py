@@ -149,6 +149,9 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     )
     widths = [batch.shape[1] for batch in batches if len(batch.shape) > 1]
     is_narrow = bool(widths) and max(widths) < NARROW_SHARE * evidence.settings.max_seq_length
+    # rows most of which were cut are on average longer than half of the limit, however much padding is behind them
+    filled = [batch.shape[1] * (1 - (batch.padding or 0)) for batch in batches if len(batch.shape) > 1]
+    is_short = bool(filled) and max(filled) < NARROW_SHARE * evidence.settings.max_seq_length / 2
     given = evidence.train_rows or file.rows
     foreign = _foreign_share(file, () if packing else seen, exact=file.has_plain_edges and is_narrow)
     troubles, measured = _counts(begins, file, batches, given)
@@ -170,7 +173,7 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
         origin = _order_check(file, begins, batches, epochs) or origin
     return (
         ROWS_SEEN.check(False, "otherwise", troubles=troubles) if troubles else origin,
-        _whole_check(file, () if packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow),
+        _whole_check(file, () if packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow or is_short),
         answers,
     )
 
@@ -361,7 +364,7 @@ def _whole_check(
     cut = compared = 0
     for row in map(frozenset, seen):
         held = max(((len(row & text), len(text)) for text in texts), default=(0, 1))
-        is_short = held[0] > 0 and len(row) < WHOLE_SHARE * least  # than any row of the file
+        is_short = (held[0] > 0 or not row) and len(row) < WHOLE_SHARE * least  # than any row of the file
         if held[0] < LEAST_OWN and not is_short:
             continue
         compared += 1
