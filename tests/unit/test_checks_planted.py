@@ -70,8 +70,8 @@ def test_every_check_is_broken_by_a_planted_defect() -> None:
 
     Other tests prove the rest: ranks need several processes (test_ranks.py, test_checks_witness.py), the machine a card
     (test_checks_process.py), the model a Hub (test_checks_model.py), the CoT rows no run at all (test_extended.py),
-    answers learnt by heart and the single step runs of their own (test_by_heart.py), printed words a description of its
-    own (test_own_evaluation_judged.py).
+    answers learnt by heart and the single step runs of their own (test_by_heart.py), printed words and scored
+    choices a description of its own (test_own_evaluation_judged.py).
     """
     proven = {name for variant in DEFECTS for name in variant.caught | variant.unmeasured}
     ranks = {"ranks_as_asked", "results_printed_once", "ranks_agree"}
@@ -79,7 +79,14 @@ def test_every_check_is_broken_by_a_planted_defect() -> None:
     elsewhere = {
         kind.id for kind in check_kinds().values() if kind.stages in ("H-1", "H-2heart", "H-3heart", "H-2step")
     }
-    assert set(check_kinds()) - proven == {*ranks, *machine, *elsewhere, "cot_rows_sound", "lines_printed"}
+    assert set(check_kinds()) - proven == {
+        *ranks,
+        *machine,
+        *elsewhere,
+        "cot_rows_sound",
+        "lines_printed",
+        "answers_likeliest",
+    }
 
 
 def test_the_table_has_every_row_that_stands_beside_a_check() -> None:

@@ -77,6 +77,15 @@ score = "rouge"
 count = "n"
 """,
 }
+SCORED = """
+kind = "loglikelihood"
+[evaluate.results]
+file = "{output}"
+score = "accuracy"
+count = "n"
+rows = "rows"
+row = { question = "q", choices = "c", expected = "gold", predicted = "said", correct = "ok" }
+"""
 
 
 def facts(kind: str) -> list[dict[str, Any]]:
@@ -123,7 +132,7 @@ class Planted:
         (self.root / "seen").mkdir()
         lines = "".join(json.dumps(fact) + "\n" for fact in self.facts)
         (self.root / "seen/witness-none-7.jsonl").write_text(lines, encoding="utf-8")
-        (self.root / "steph.toml").write_text(HEAD + TOML[self.kind], encoding="utf-8")
+        (self.root / "steph.toml").write_text(HEAD + TOML.get(self.kind, SCORED), encoding="utf-8")
         (self.root / ADAPTER).mkdir(parents=True)
         config = json.dumps({"base_model_name_or_path": "org/model"})
         (self.root / ADAPTER / "adapter_config.json").write_text(config, encoding="utf-8")
@@ -609,3 +618,123 @@ def test_a_question_that_the_data_set_has_twice_may_be_asked_twice() -> None:
     assert _dataset_checks(twice, NOTHING, rows, is_exact=False)[0].holds
     found = _dataset_checks(once, NOTHING, rows, is_exact=False)[0]
     assert (found.holds, found.severity) == (False, Severity.FAIL)
+
+
+STATUTE = "第{0}条の届出は、番号{0}の事由が生じた日から何日以内に、第{0}係へしなければならないと定められているか。"
+DAYS = ("5日以内", "15日以内", "25日以内", "30日以内")  # one ends as two others do
+LIKELY = ((-7.0, -4.0, -6.0, -5.0), (-3.0, -9.0, -9.5, -8.0), (-8.0, -7.0, -6.5, -2.0), (-9.0, -9.0, -1.0, -9.0))
+LIKELIEST = "badc"
+
+
+def endings(text: str, likely: float) -> list[tuple[str, float, int, float]]:
+    """Those of a scored text, a character a token; an end token and the text before it are in them."""
+    whole, each = f"人\n{text}", likely / len(text)
+    return [
+        (text_hash(whole[-n:])[:8], round(n * each - 0.5, 4), n, -0.5) for n in range(1, len(whole) + 1)
+    ]  # fmt: skip
+
+
+def scored(
+    root: Path,
+    said: str,
+    *,
+    style: str = "{text}",
+    letters: bool = False,
+    further: Callable[[int], list[str]] = lambda _: [],
+) -> Planted:
+    """Each choice is scored behind its question, or the question once and what comes next; `further` texts too."""
+    state = {"name_or_path": "org/model", "adapters": ["default"], "layers": 4, "disabled": 0, "merged": 0,
+             "scaling": [2.0], "sha256": [SHA256], "merged_sha256": []}  # fmt: skip
+    seen = facts("choice")[:3]
+    for n, likely in enumerate(LIKELY):
+        question, labels = STATUTE.format(n + 11), dict(zip("abcd", likely, strict=True))
+        told = [style.format(text=text, label="abcd"[k]) for k, text in enumerate(DAYS)]
+        texts = (
+            [] if letters else [(question + text, endings(text, one)) for text, one in zip(told, likely, strict=True)]
+        )
+        texts += [(question + "答え:", endings("答え:", -9.0))] * letters
+        texts += [(text, endings("答え:", -9.0)) for text in further(n)]
+        for text, found in texts:
+            seen += [
+                {"fact": "scoring", "at": 4.0 + n, "rows": 1, "tokens": [60],
+                 "prompt_fingerprints": [list(fingerprints(text))], **state},
+                {"fact": "likelihoods", "at": 4.0 + n, "endings": [found], "labels": [labels]},
+            ]  # fmt: skip
+    rows = [
+        {"q": STATUTE.format(n + 11), "c": list(DAYS), "gold": LIKELIEST[n], "said": one, "ok": one == LIKELIEST[n]}
+        for n, one in enumerate(said)
+    ]
+    right = sum(bool(row["ok"]) for row in rows)
+    return Planted(root, "scored", {"accuracy": right / 4, "n": 4, "rows": rows}, seen)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (LIKELIEST, None),
+        ("abba", Severity.FAIL),  # the least likely ones
+        ("cbad", Severity.FAIL),  # read off by one
+        ("bada", Severity.WARN),
+    ],
+)
+@pytest.mark.parametrize("style", ["{text}", "{label}", "{label}. {text}"])
+def test_the_choice_that_was_found_likeliest_is_the_answer(
+    tmp_path: Path, style: str, said: str, found: Severity | None
+) -> None:
+    """Whatever text is scored for a choice: its own, its label's, or both."""
+    check = scored(tmp_path, said, style=style).judged()[1]["answers_likeliest"]
+    assert (check.holds, check.severity if found else None) == (found is None, found)
+
+
+def test_the_likeliest_letter_is_the_answer(tmp_path: Path) -> None:
+    """Where a question is read once, and what comes next decides: told where training had letters for answers."""
+    learnt = {"fact": "batch", "at": 1.0, "answer_hashes": [text_hash("a"), text_hash("c")]}
+    texts = {"fact": "batch", "at": 1.0, "answer_hashes": [text_hash("五日以内です"), text_hash("c")]}
+    for n, (said, batch, holds) in enumerate(
+        [(LIKELIEST, learnt, True), ("abba", learnt, False), ("abba", texts, None)]
+    ):
+        folder = tmp_path / str(n)
+        (folder / "trained").mkdir(parents=True)
+        (folder / "trained/witness-none-3.jsonl").write_text(json.dumps(batch) + "\n", encoding="utf-8")
+        one = scored(folder, said, letters=True)
+        one.evidence["training_witness"] = read_witness(folder / "trained")
+        assert one.judged()[1]["answers_likeliest"].holds is holds
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        lambda n: ["答え:"],  # how likely a choice is without its question
+        lambda n: [STATUTE.format(n + 11) + text for text in DAYS],  # a second way to ask
+    ],
+)
+def test_what_a_program_makes_of_several_scores_is_its_own(tmp_path: Path, further: Callable[[int], list[str]]) -> None:
+    """Scores that are subtracted or averaged are not compared."""
+    one = scored(tmp_path, "abba", further=further)
+    if "答え:" not in further(0)[0]:
+        for fact in one.facts:
+            if fact["fact"] == "likelihoods":
+                fact["endings"] = [endings("5日以内", -3.0)]
+    assert one.judged()[1]["answers_likeliest"].holds is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ((0, 1, 2, 3), None),
+        ((0, 0, 0, 0), Severity.FAIL),  # the first one every time
+        ((0, 1, 1, 3), Severity.FAIL),
+        ((3, 2, 1, 0), None),  # in another order
+    ],
+)
+def test_questions_that_are_much_alike_are_each_asked(
+    tmp_path: Path, asked: tuple[int, ...], found: Severity | None
+) -> None:
+    """A prompt asks the question that it has whole, and not another that has most of its words."""
+    one = scored(tmp_path, LIKELIEST)
+    seen = [fact for fact in one.facts if fact["fact"] == "scoring"]
+    for n, fact in enumerate(seen):
+        prompt = STATUTE.format(asked[n // 4] + 11) + DAYS[n % 4]
+        fact["prompt_fingerprints"] = [list(fingerprints(prompt))]
+    check = one.judged()[1]["prompts_hold_questions"]
+    assert (check.holds, check.severity if found else None) == (found is None, found)

@@ -8,14 +8,24 @@ the prompt. Base and tuned answers to the same questions may come from one proce
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from itertools import product
 
 from steph.base.fingerprint import cached_fingerprints as fingerprints
 from steph.base.fingerprint import cached_text_hash, holds, normal_form, text_hash
 from steph.base.messages import say
 from steph.base.text import one_line
-from steph.contract.questions import NUMBERINGS, as_in_dataset, key_texts, plain_label, question_key, repeats_question
+from steph.contract.questions import (
+    NUMBERINGS,
+    as_in_dataset,
+    as_label,
+    choices_of,
+    key_texts,
+    plain_label,
+    question_key,
+    repeats_question,
+)
 from steph.contract.results import Results, Row
-from steph.judge.checks_prompts import asked_order
+from steph.judge.checks_prompts import asked_order, asked_share
 from steph.judge.checks_seen import (
     ADAPTER_AS_SAVED,
     ANSWERS_FREE,
@@ -37,6 +47,7 @@ from steph.judge.checks_trained_use import (
     FRAME_AS_TRAINED,
     LABEL_FORMS,
     LEAST_PRINTS,
+    PART_OF_QUESTION,
     PROMPTS_BARE,
     PROMPTS_HOLD_QUESTIONS,
     SAME_TEXT,
@@ -59,7 +70,7 @@ from steph.judge.checks_trained_use import (
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import LETTERS, stated_labels
-from steph.judge.witness import Generation, ModelLoaded, Raised, Witness
+from steph.judge.witness import Batch, Generation, ModelLoaded, Raised, Witness
 from steph.record.values import Check
 
 MOST_UNSTOPPED = 0.5
@@ -68,12 +79,13 @@ _RESPONSES = (Needs.RESPONSES,)
 
 ANSWERS_GENERATED = CheckKind("answers_generated", "H-3", FAIL, trap=2, core=True)
 RESPONSES_GENERATED = CheckKind("responses_generated", "H-3", FAIL, trap=23, optional=True, needs=_RESPONSES)
+ANSWERS_LIKELIEST = CheckKind("answers_likeliest", "H-3", FAIL, optional=True, needs=(Needs.LABELS, Needs.QUESTIONS))
 ANSWERS_GREEDY = CheckKind("answers_greedy", "H-3", WARN, optional=True, needs=_RESPONSES)
 ANSWERS_STOPPED = CheckKind("answers_stopped", "H-3", WARN, trap=28, quality=True, optional=True, needs=_RESPONSES)
 WITNESSED_ANSWERS = (
     *(ANSWERS_GENERATED, ADAPTER_ACTIVE, SCALING_AS_TRAINED, BASE_AS_TRAINED, PROMPTS_HOLD_QUESTIONS, PROMPTS_BARE),
     *(FRAME_AS_TRAINED, RESPONSES_GENERATED, ANSWERS_GREEDY, ANSWERS_STOPPED, ANSWERS_FREE, PROMPTS_AS_RECORDED),
-    *(ADAPTER_AS_SAVED, MASK_AND_POSITIONS, TEMPLATE_ONCE, BASE_UNCHANGED, NO_OWN_CODE),
+    *(ADAPTER_AS_SAVED, MASK_AND_POSITIONS, TEMPLATE_ONCE, BASE_UNCHANGED, NO_OWN_CODE, ANSWERS_LIKELIEST),
 )
 
 
@@ -114,6 +126,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         *answering_weight_checks(generations, with_adapter, seen.adapter_folder),
         inputs_check(generations),
         template_check(generations),
+        _likeliest_check(seen, rows),
         model_check(seen.witness, evidence.model_name, worked, seen.evidence.merged_folders),
         quantised_check(evidence.settings.load_in_4bit, worked),
         *place_checks(worked, on_gpu=evidence.on_gpu),
@@ -286,6 +299,79 @@ def _says_other(answer: Answer, label: str, labels: Set[str]) -> bool:
     """Whether a response, or its first or last line, is nothing but another of the labels."""
     texts = {text for other in labels - {label} for text in (other, other.upper()) if other}
     return any(cached_text_hash(form.format(text)) in (answer.hashes or ()) for text in texts for form in LABEL_FORMS)
+
+
+# how the text that is scored for a choice may be written; white space is not compared
+SCORED_AS = (
+    "{text}", "{label}", "{label}{text}", "{label}.{text}", "{label}:{text}", "{label}){text}", "({label}){text}",
+)  # fmt: skip
+ROUNDED, ROUNDED_SHARE = 0.01, 0.004  # of log-likelihoods, where a program sums them in bf16
+
+
+def _likeliest_check(seen: Answering, rows: Sequence[Row]) -> Check:
+    """The answers are the choices that the model found likeliest, summed up or as a mean, in whichever way fits best.
+
+    Not told where a question was scored in several ways, with another adapter too, or texts without any question were
+    scored: what is subtracted or averaged then is the program's own.
+    """
+    scored = [answer for answer in seen.answers if answer.scores or answer.labels]
+    if not scored or seen.evidence.form.format in ("lm_eval", "lawqa"):
+        return ANSWERS_LIKELIEST.check(None, "unseen")
+    alone = [asked_alone(seen.evidence, row) for row in rows]
+    shares = [[asked_share(answer.prompt or (), row) or 0 for row in alone] for answer in seen.answers]
+    if any(max(share, default=0) < PART_OF_QUESTION for share in shares):
+        return ANSWERS_LIKELIEST.check(None, "unseen")
+    known = other = 0
+    for n, row in enumerate(rows):
+        # of questions that are much alike the one that most of which is there
+        fitting = (one for one, share in zip(seen.answers, shares, strict=True) if share[n] == max(share))
+        own, choices = [*fitting], choices_of(row.choices)
+        labels = choices.labels or NUMBERINGS[0][: len(choices.texts)]
+        given = as_label(row.predicted_answer, choices)
+        is_whole = len(labels) == len(choices.texts) > 1
+        measures = _likelihoods(own, choices.texts, labels, by_label=_learnt_labels(seen)) if is_whole else []
+        if given is None or not measures or any(answer.has_adapter != seen.wants_adapter for answer in own):
+            continue
+        known, place = known + 1, labels.index(given)
+        other += not any(one[place] >= max(one) - ROUNDED - ROUNDED_SHARE * abs(max(one)) for one in measures)
+    if not known:
+        return ANSWERS_LIKELIEST.check(None, "unseen")
+    severity = WARN if other and 2 * other <= known else None
+    return ANSWERS_LIKELIEST.check(not other, "compared", severity=severity, questions=known, other=other)
+
+
+def _likelihoods(
+    own: Sequence[Answer], texts: Sequence[str], labels: Sequence[str], *, by_label: bool
+) -> list[list[float]]:
+    """Each way to say how likely the choices are, a figure for each; none where one was scored twice or never."""
+    for style, change in product(SCORED_AS, (str.lower, str.upper)):
+        written = [style.format(text=text, label=change(label)) for text, label in zip(texts, labels, strict=True)]
+        hashes = {text_hash(one)[:8]: n for n, one in enumerate(written)}
+        found = []
+        for answer in own:
+            # of two choices one may end as the other is; a line break before it is not its own
+            ends = {end[0]: end for end in reversed(answer.scores) if end[0] in hashes}
+            found += [(hashes[one], end) for one, end in [*ends.items()][:1]]
+        found.sort()
+        if [n for n, _ in found] == [*range(len(written))]:
+            sizes = [
+                (1, tokens, len(normal_form(one)), len(one.encode()))
+                for (_, (_, _, tokens, _)), one in zip(found, written, strict=True)
+            ]
+            sums = [[end[1] for _, end in found], [end[1] - end[3] for _, end in found]]
+            return [[one / size[n] for one, size in zip(each, sizes, strict=True)] for each in sums for n in range(4)]
+    if len(own) != 1 or not by_label or not own[0].labels:
+        return []
+    forms = [[blank + change(label) for label in labels] for blank in ("", " ") for change in (str.lower, str.upper)]
+    return [[own[0].labels[one] for one in form] for form in forms if {*form} <= {*own[0].labels}]
+
+
+def _learnt_labels(seen: Answering) -> bool:
+    """Whether all answers that were seen in training are labels."""
+    batches = (seen.evidence.training_witness or Witness()).of(Batch)
+    learnt = {one for fact in batches for one in fact.answer_hashes or (None,)}
+    texts = [one for label in NUMBERINGS[0][:5] for one in (label, label.upper())]
+    return bool(learnt) and learnt <= {text_hash(form.format(text)) for form in LABEL_FORMS for text in texts}
 
 
 def _stopped_check(seen: Answering) -> Check:

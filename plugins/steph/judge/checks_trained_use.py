@@ -31,6 +31,7 @@ from steph.judge.witness import (
     AdapterLoaded,
     Batch,
     Generation,
+    Likelihoods,
     ModelSaved,
     Scoring,
     StateFact,
@@ -63,6 +64,8 @@ class Answer:
     first: str | None = None
     ending: tuple[str, ...] = ()
     thinks: bool | None = None
+    scores: tuple[tuple[str, float, int, float], ...] = ()  # of each ending of a scored text
+    labels: Mapping[str, float] | None = None  # how likely each label comes next
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class Answering:
         """The answers in the state that was asked for, or all where none is."""
         return tuple(answer for answer in self.answers if answer.has_adapter == self.wants_adapter) or self.answers
 
+    @cached_property
+    def _likelihoods(self) -> dict[int, Likelihoods]:
+        """What was read of the logits of a scoring forward, by that: it is noted right behind it."""
+        pairs = (pair for process in self.witness.processes for pair in pairwise(process.facts))
+        return {id(one): read for one, read in pairs if isinstance(one, Scoring) and isinstance(read, Likelihoods)}
+
     @property
     def adapter_folder(self) -> Path | None:
         """Where the adapter's file lies, if it is still H-2's."""
@@ -126,7 +135,14 @@ class Answering:
     def _rows_of(self, call: Call) -> list[Answer]:
         has_adapter = self.has_adapter(call)
         if isinstance(call, Scoring):
-            return [Answer(call, has_adapter, _at(call.prompt_fingerprints, n)) for n in range(call.rows)]
+            read = self._likelihoods.get(id(call)) or Likelihoods(at=call.at)
+            return [
+                Answer(
+                    call, has_adapter, _at(call.prompt_fingerprints, n),
+                    scores=_at(read.endings, n) or (), labels=_at(read.labels, n),
+                )
+                for n in range(call.rows)
+            ]  # fmt: skip
         return [
             Answer(
                 call, has_adapter, _at(call.prompt_fingerprints, n), _at(call.response_hashes, n),

@@ -359,6 +359,14 @@ class Scoring(StateFact):
     special_tokens: tuple[int, ...] | None = None
 
 
+class Likelihoods(Fact):
+    """What the model found likely in the scoring forward before it, row by row."""
+
+    # of each ending of a row: its text's hash, log-likelihood, tokens, and the log-likelihood of end tokens in it
+    endings: tuple[tuple[tuple[str, float, int, float], ...], ...] = ()
+    labels: tuple[dict[str, float], ...] = ()  # of each label as the next token
+
+
 class Raised(StateFact):
     """A call of `generate`, or a scoring forward, raised."""
 
@@ -397,6 +405,7 @@ KINDS: dict[str, type[Fact]] = {
     "training_ends": TrainingEnds,
     "generation": Generation,
     "scoring": Scoring,
+    "likelihoods": Likelihoods,
     "generation_raised": Raised,
     "counts": Tally,
     "ended": Ended,

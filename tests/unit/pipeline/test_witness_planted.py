@@ -34,6 +34,7 @@ from planted_reference import (
 )
 from small_run import LETTERS, TOPICS, Ended, RunScript, ScriptHost
 from steph.base.files import sha256_of
+from steph.base.fingerprint import text_hash
 from steph.base.terms import Severity
 from steph.contract.results_files import read_lawqa
 from steph.judge.checks_answers import WITNESSED_ANSWERS
@@ -45,7 +46,7 @@ from steph.judge.checks_setup import TOKENS_SUPERVISED, training_in
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import WITNESSED_TRAINING, witnessed_training_checks
 from steph.judge.evidence import EvalEvidence, TrainEvidence
-from steph.judge.witness import Batch, Blind, TrainingEnds, Witness, read_witness
+from steph.judge.witness import Batch, Blind, Likelihoods, Scoring, TrainingEnds, Witness, read_witness
 from steph.record.settings import EvalSettings, TrainSettings
 from steph.record.values import Check
 
@@ -349,3 +350,40 @@ def test_a_loss_of_the_programs_own_is_seen(
     )  # fmt: skip
     (check,) = [one for one in witnessed_training_checks(evidence, None) if one.id == TOKENS_SUPERVISED.id]
     assert (check.holds, check.severity) == (is_right, TOKENS_SUPERVISED.severity)
+
+
+SCORING = """
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+asked, said = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("期間は何日か。\\n", "30日以内"))
+ids = [*asked, *said, tokenizer.eos_token_id]
+logs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+for read in (said, said + [tokenizer.eos_token_id]):
+    print(sum(logs[len(asked) - 1 + n, one].item() for n, one in enumerate(read)))
+padded, mask = torch.tensor([ids + [0, 0], [0, 0] + ids]), torch.ones(2, len(ids) + 2, dtype=torch.long)
+mask[0, -2:] = mask[1, :2] = 0
+model(input_ids=padded, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
+model(input_ids=torch.tensor([ids]), logits_to_keep=len(said) + 2)
+cache = model(input_ids=torch.tensor([asked]), use_cache=True).past_key_values
+print(logs[len(asked) - 1, tokenizer.encode("a", add_special_tokens=False)[0]].item())
+model(input_ids=torch.tensor([said]), past_key_values=cache)
+"""
+
+
+def test_how_likely_a_scored_text_was_is_seen(watched_host: ScriptHost, tiny_model: Path, tmp_path: Path) -> None:
+    """As the program computes it, with padding on either side and with the last logits alone; behind a cache not."""
+    (tmp_path / "score.py").write_text(SCORING)
+    done, seen = run(watched_host, tmp_path, "score.py", tiny_model)
+    assert done.returncode == 0, done.stdout
+    assert not seen.of(Blind)
+    alone, ended, letter = map(float, done.stdout.split()[-3:])
+    read = seen.of(Likelihoods)
+    assert len(seen.of(Scoring)) == len(read) + 1 == 5
+    for endings in (row for fact in read[:3] for row in fact.endings):
+        (found,) = [one for one in endings if one[0] == text_hash("30日以内")[:8]][:1]
+        assert (found[1], found[1] - found[3]) == (pytest.approx(ended, abs=0.01), pytest.approx(alone, abs=0.01))
+    assert read[3].labels[0]["a"] == pytest.approx(letter, abs=0.01)

@@ -16,6 +16,7 @@ from typing import Any
 from . import facts, models, patches, splice, tokens, weights
 
 _FIRST_CALLS = 16
+_MOST_SCORED, _LONGEST_CHOICE = 16, 48  # rows of a call, and tokens of one, whose likelihood is read
 _WEIGHTS_AT = (1, 16)  # of these calls in a state, the weights are looked at
 # what keeps a model from its own next token, and its value where it does nothing
 _STEERING = {
@@ -278,11 +279,13 @@ def _generate_raised(call: dict[str, Any] | None, error: BaseException) -> None:
 
 
 @facts.guarded("scoring")
-def scored(model: Any, arguments: dict[str, Any]) -> None:
-    """The model was called for its logits, outside `generate`."""
+def scored(model: Any, arguments: dict[str, Any]) -> list[list[int]] | None:
+    """The model was called for its logits, outside `generate`; the rows, if what it finds likely is to be read."""
+    from . import training
+
     ids: Any = arguments.get("input_ids")
     if not _is_plain(ids):
-        return
+        return None
     state = models.state(models.unwrapped(model))
     key = _key(state)
     count = _Counts.scorings[key] = _Counts.scorings.get(key, 0) + 1
@@ -300,6 +303,33 @@ def scored(model: Any, arguments: dict[str, Any]) -> None:
             devices=models.brief(model)["devices"] if count == 1 else {}, **{"class": models.class_of(model)},
         )  # fmt: skip
     _count()
+    is_whole = arguments.get("past_key_values") is None and not training.in_progress()
+    return ids.tolist() if count <= _FIRST_CALLS and is_whole else None
+
+
+@facts.guarded("likelihoods")
+def _read_likelihoods(ids: list[list[int]], mask: Any, logits: Any) -> None:
+    """How likely the model finds the last tokens of each row, and what a label after it.
+
+    Of each ending the hash of its text, the sum of its tokens' log-likelihoods, how many they are, and the sum of those
+    special tokens that stand at its end.
+    """
+    if type(logits) is not sys.modules["torch"].Tensor or logits.dim() != 3 or len(ids) != int(logits.shape[0]):
+        return
+    torch: Any = sys.modules["torch"]
+    marks = mask.tolist() if _is_plain(mask) and list(mask.shape) == [len(ids), len(ids[0])] else None
+    before = len(ids[0]) - int(logits.shape[1])  # places whose logits were not asked for
+    endings, labels, special = [], [], tokens.special_ids()
+    with torch.no_grad():
+        for n, row in enumerate(ids[:_MOST_SCORED]):
+            places = [place for place in range(len(row)) if not marks or marks[n][place]]
+            learnt = [place for place in places[1:] if place - 1 >= before][-_LONGEST_CHOICE:]
+            known = [logits[n, place - 1 - before].float().log_softmax(-1)[row[place]] for place in learnt]
+            likely = torch.stack(known).tolist() if known else []
+            endings.append(tokens.endings([row[place] for place in learnt], likely, special))
+            after = logits[n, places[-1] - before].float().log_softmax(-1)
+            labels.append({text: round(float(after[one]), 4) for text, one in tokens.label_ids().items()})
+    facts.write("likelihoods", endings=endings, labels=labels)
 
 
 def _key(state: dict[str, Any]) -> str:
@@ -368,7 +398,8 @@ def _model_called(given: dict[str, Any]) -> None:
         _call.frame = id(sys._getframe(2)) if training.received(model, arguments) else None
     else:
         training.without_gradient(model, arguments)
-        scored(model, arguments)
+        rows = scored(model, arguments)
+        _call.scored = (id(sys._getframe(2)), rows, arguments.get("attention_mask")) if rows else None
 
 
 def _model_returned(result: Any) -> Any:
@@ -376,6 +407,9 @@ def _model_returned(result: Any) -> Any:
     if getattr(_call, "frame", None) is not None and _call.frame == id(sys._getframe(1)):
         _call.frame = None
         _hand_over(result)
+    if getattr(_call, "scored", None) is not None and _call.scored[0] == id(sys._getframe(1)):
+        (_, rows, mask), _call.scored = _call.scored, None
+        _read_likelihoods(rows, mask, getattr(result, "logits", None))
     return result
 
 

@@ -214,6 +214,31 @@ def line_hashes(ids: Sequence[int]) -> list[str] | None:
     return None if text is None or len(lines) > _MOST_LINES else [text_hash(line)[:8] for line in lines]
 
 
+_LABELS = "abcdeABCDE12345"
+
+
+def label_ids() -> dict[str, int]:
+    """Labels, with a blank before them or without, that are one token each."""
+    own = tokenizer()
+    found: dict[str, int] = {}
+    for text in () if own is None else (blank + label for label in _LABELS for blank in ("", " ")):
+        ids = own.encode(text, add_special_tokens=False)
+        if len(ids) == 1:
+            found[text] = ids[0]
+    return found
+
+
+def endings(row: Sequence[int], likely: Sequence[float], special: set[int]) -> list[tuple[str, float, int, float]]:
+    """Each ending of a row's tokens: its text's hash, log-likelihood and tokens, and its end tokens' likelihood."""
+    behind, found = next((n for n, one in enumerate(reversed(row)) if one not in special), len(row)), []
+    for length in range(behind + 1, len(row) + 1):
+        text = text_of(row[-length:])
+        if text is not None:
+            of_end = sum(likely[len(row) - behind :]) if behind else 0.0
+            found.append((text_hash(text)[:8], round(sum(likely[-length:]), 4), length - behind, round(of_end, 4)))
+    return found
+
+
 def text_hash(text: str) -> str:
     """The hash of a text by the suite's own rule."""
     hashed: str = _fingerprint().text_hash(text)
