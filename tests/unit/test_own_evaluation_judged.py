@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,16 @@ score = "rouge"
 count = "n"
 """,
 }
-SCORED = """
+OTHER_TOML = {
+    "letters": """
+[evaluate.results]
+file = "{output}"
+score = "accuracy"
+count = "n"
+rows = "rows"
+row = { question = "q", expected = "gold", predicted = "said", response = "text", correct = "ok" }
+""",
+    "scored": """
 kind = "loglikelihood"
 [evaluate.results]
 file = "{output}"
@@ -85,7 +94,8 @@ score = "accuracy"
 count = "n"
 rows = "rows"
 row = { question = "q", choices = "c", expected = "gold", predicted = "said", correct = "ok" }
-"""
+""",
+}
 
 
 def facts(kind: str) -> list[dict[str, Any]]:
@@ -132,7 +142,7 @@ class Planted:
         (self.root / "seen").mkdir()
         lines = "".join(json.dumps(fact) + "\n" for fact in self.facts)
         (self.root / "seen/witness-none-7.jsonl").write_text(lines, encoding="utf-8")
-        (self.root / "steph.toml").write_text(HEAD + TOML.get(self.kind, SCORED), encoding="utf-8")
+        (self.root / "steph.toml").write_text(HEAD + (TOML | OTHER_TOML)[self.kind], encoding="utf-8")
         (self.root / ADAPTER).mkdir(parents=True)
         config = json.dumps({"base_model_name_or_path": "org/model"})
         (self.root / ADAPTER / "adapter_config.json").write_text(config, encoding="utf-8")
@@ -198,6 +208,36 @@ def test_each_kind_is_asked_what_it_has(kind: str, ruled_out: set[str], kept: se
     _, checks = sound(tmp_path, kind).judged()
     assert {one for one in ruled_out if checks[one].applies} == set()
     assert {one for one in kept if checks[one].holds is not True} == set()
+
+
+@pytest.mark.parametrize(
+    ("texts", "said", "found"),
+    [
+        (("答えは A", "答えは B", "答えは C", "答えは E"), "ABCE", {}),
+        (("おそらく", "さあ", "条文には", "ほかの"), "AAAA", {"answers_grounded": Severity.WARN}),  # a default
+        (
+            ("答えは A", "答えは B", "答えは C", "答えは E"),
+            "BCDA",
+            {"answers_as_responded": Severity.FAIL, "answers_grounded": Severity.WARN},
+        ),
+        (("富士山かな", "百度", "三百六十五", "木星"), ("富", "百", "三", "木"), {}),  # no letters: a free text
+        (("おそらく", "答えは B", "さあ", "答えは E"), ("unknown", "B", "unknown", "E"), {}),
+    ],
+)
+def test_letters_are_read_out_of_responses_whatever_the_description_calls_it(
+    tmp_path: Path, texts: tuple[str, ...], said: Sequence[str], found: dict[str, Severity]
+) -> None:
+    """Without a `kind` free texts are expected; where all answers are letters of choices they are held to be such."""
+    one = sound(tmp_path, "choice")
+    one.kind = "letters"
+    right = tuple(answer == gold for answer, gold in zip(said, GOLD, strict=True))
+    _say(one, texts, said=tuple(said), ok=right)
+    one.raw["accuracy"] = sum(right) / 4
+    checks = one.judged()[1].values()
+    wrong = {
+        check.id: check.severity for check in checks if check.holds is False and check.severity is not Severity.INFO
+    }
+    assert {name: severity for name, severity in wrong.items() if name != "strict_parse_agrees"} == found
 
 
 def _no_adapter(one: Planted) -> None:

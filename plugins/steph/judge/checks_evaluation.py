@@ -21,7 +21,8 @@ from steph.contract.lines import (
     parse_evaluation,
     raised_while_answering,
 )
-from steph.contract.results import Results, ResultsFile
+from steph.contract.questions import NUMBERINGS, plain_label
+from steph.contract.results import Results, ResultsFile, Row
 from steph.contract.results_files import find_results
 from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
 from steph.judge.checks_adapter import base_check
@@ -350,10 +351,19 @@ def judge_evaluation(
     )
     has_dataset = evidence.dataset is not None and (evidence.questions is not None or form.format == "lawqa")
     lacks = lacking_in_evaluation(form, has_dataset=has_dataset)
+    if form.kind == "generate" and rows and _are_letters(rows):  # whatever the description calls it
+        lacks.pop(Needs.LABELS, None)
     files = [(file.path, file.name)] if file.path else []
     files += [(path, path.name) for path in file.rows_files]
     artifacts = (artifact(path, name) for path, name in files if path.stat().st_size <= MAX_HASHED_BYTES)
     return _outcome(evidence, lines, file), without_inapplicable(checks, lacks), tuple(artifacts)
+
+
+def _are_letters(rows: Sequence[Row]) -> bool:
+    """Whether each right answer is a letter of a choice, and each answer such a letter read out of a response."""
+    given = [row.predicted_answer for row in rows if row.is_answered]
+    told = {*given, *(plain_label(row.correct_answer) for row in rows)}
+    return bool(given) and told <= {*NUMBERINGS[0]} and all(row.response is not None for row in rows)
 
 
 def _row_seconds(witness: Witness) -> float | None:
