@@ -84,6 +84,12 @@ def called(n: int, salt: str = "") -> Row:
     return {"messages": [asked, {"role": "assistant", "content": None, "tool_calls": [call]}]}
 
 
+def grown(n: int, salt: str = "") -> Row:
+    """A conversation of up to four turns of each side, a row for each answer in it."""
+    told = [said(20 * (n // 4) + k, 8, salt=salt) for k in range(2 * (n % 4 + 1))]
+    return {"messages": [{"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(told)]}
+
+
 def judged(
     folder: Path,
     rows: Sequence[Row],
@@ -126,7 +132,7 @@ def _batch(chosen: Sequence[int], told: Sequence[TrainingRow], texts: Sequence[s
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [labelled, sampled, brief, chat, extracted, continued, verse, called])
+@pytest.mark.parametrize("kind", [labelled, sampled, brief, chat, extracted, continued, verse, called, grown])
 def test_rows_of_this_kind_are_the_files(kind: Callable[[int], Row], tmp_path: Path) -> None:
     """Short, repeated or empty texts leave few pieces to be told by, and a template's seams are none of them."""
     found = judged(tmp_path, [kind(n) for n in range(COUNT)])
@@ -150,16 +156,17 @@ def test_another_field_than_the_answer_is_learnt(taught: str, is_found: bool, tm
     assert ("answers_of_file" in found) is is_found
 
 
-@pytest.mark.parametrize("kind", [labelled, sampled, brief, chat, extracted, continued])
+@pytest.mark.parametrize("kind", [labelled, sampled, brief, chat, extracted, continued, grown])
 def test_rows_of_this_kind_from_another_file_are_found(kind: Callable[[int, str], Row], tmp_path: Path) -> None:
     """The same template and labels around other texts."""
     others = [kind(n, "other") for n in range(COUNT)]
     assert "rows_seen" in judged(tmp_path, [kind(n, "") for n in range(COUNT)], others)
 
 
-def test_a_chat_that_lost_its_first_turns_is_cut(tmp_path: Path) -> None:
-    """Though most of the rows' text is one system's prompt."""
-    assert "rows_whole" in judged(tmp_path, [chat(n) for n in range(COUNT)], kept=120)
+@pytest.mark.parametrize("kind", [chat, grown])
+def test_a_chat_that_lost_its_first_turns_is_cut(kind: Callable[[int], Row], tmp_path: Path) -> None:
+    """Though most of the rows' text is one system's prompt, or a row begins as another does."""
+    assert "rows_whole" in judged(tmp_path, [kind(n) for n in range(COUNT)], kept=120)
 
 
 @pytest.mark.parametrize(

@@ -363,12 +363,14 @@ def _whole_check(
     least = min(map(len, file.texts))
     cut = compared = 0
     for row in map(frozenset, seen):
-        held = max(((len(row & text), len(text)) for text in texts), default=(0, 1))
-        is_short = (held[0] > 0 or not row) and len(row) < WHOLE_SHARE * least  # than any row of the file
-        if held[0] < LEAST_OWN and not is_short:
+        held = [(len(row & text), len(text)) for text in texts]
+        most = max((own for own, _ in held), default=0)
+        is_short = (most > 0 or not row) and len(row) < WHOLE_SHARE * least  # than any row of the file
+        if most < LEAST_OWN and not is_short:
             continue
         compared += 1
-        cut += is_short or held[0] < WHOLE_SHARE * held[1]
+        # a longer row of the file may begin with the whole of another, as conversations do that grow turn by turn
+        cut += is_short or not any(own >= WHOLE_SHARE * max(most, length) for own, length in held)
     if compared < LEAST_ROWS:
         return ROWS_WHOLE.check(None, "incomparable")
     is_whole = not (is_narrow and cut * 2 > compared)
