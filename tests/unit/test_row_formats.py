@@ -98,12 +98,26 @@ def test_rows_with_keys_of_their_own_are_read_by_them(tmp_path: Path) -> None:
         ([{"instruction": "問", "response": "答", "context": ""}], "instruction -> response"),
         ([{"question": "問", "answer": "答"}, {"question": "問"}], None),
         ([{"title": "問", "body": "答"}], None),
+        ([{"problem": "問", "solution": "答"}], "problem -> solution"),
+        ([{"input": "問", "output": 4.5}, {"input": "問", "output": 3}], "input -> output"),
+        ([{"text": "文", "label": 0}, {"text": "文", "label": 1}], "text -> label"),
+        ([{"text": "文", "label": None}], "text"),
+        ([{"question": "問", "answers": ["答", "こたえ"]}], "question -> answers"),
         ([{"input": "問", "output": "答", "question": "問", "answer": "答"}], "input_output"),
     ],
 )
 def test_the_usual_keys_are_known(rows: list[dict[str, Any]], row_format: str | None) -> None:
     """For a draft: where a format that has a name fits, it is taken."""
     assert format_of(rows) == row_format
+
+
+def test_a_list_is_read_by_its_places_or_a_line_each() -> None:
+    """Choices of a question, and the first of several answers."""
+    row = {"question": "問", "choices": ["東京", "京都"], "answers": {"text": ["東京", "東京都"], "start": [4]}}
+    read = training_row(row, "question + choices -> answers.text.0")
+    assert (read.prompt, read.answer) == ("問\n東京\n京都", "東京")
+    with pytest.raises(ValueError, match=r"answers\.text\.2"):
+        training_row(row, "question -> answers.text.2")
 
 
 def test_a_conversation_teaches_its_last_answer() -> None:

@@ -26,9 +26,13 @@ FORMATS = ("input_output", "prompt_completion", "messages", "alpaca", "sharegpt"
 _ARROW, _AND = "->", "+"
 # what people call the two columns of a file of their own
 _ASKED = (
-    "question", "query", "instruction", "prompt", "input", "source", "質問", "問題", "問い", "入力",
+    "question", "query", "instruction", "prompt", "input", "source", "problem", "text", "sentence", "utterance",
+    "質問", "問題", "問い", "入力",
 )  # fmt: skip
-_ANSWERED = ("answer", "response", "output", "completion", "target", "reply", "label", "回答", "解答", "答え", "出力")
+_ANSWERED = (
+    "answer", "response", "output", "completion", "target", "reply", "solution", "answers", "label", "category",
+    "intent", "sentiment", "summary", "回答", "解答", "答え", "出力",
+)  # fmt: skip
 Truncation = Literal["right", "keeps_answer"]
 
 _ANSWERING = ("assistant", "gpt", "model", "bot", "chatgpt", "bing")  # the roles whose text is learnt
@@ -154,32 +158,40 @@ def own_keys(row_format: RowFormat) -> tuple[tuple[str, ...], str] | None:
 
 
 def _own_text(row: Mapping[str, object], path: str) -> str:
-    """What stands at a key, or at a dotted path of keys, as text; a number is one, too."""
+    """What stands at a key, or at a dotted path of keys and places in lists, as text."""
     value: object = row.get(path)
     if value is None:
         value = row
         for key in path.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
+            if isinstance(value, list) and key.isdecimal():
+                value = value[int(key)] if int(key) < len(value) else None
+            else:
+                value = value.get(key) if isinstance(value, Mapping) else None
+    return _as_text(value)
+
+
+def _as_text(value: object) -> str:
+    """A text, a number as one, or a list of them, a line each; nothing of anything else."""
+    if isinstance(value, list):
+        return "\n".join(map(_as_text, value))
     return value if isinstance(value, str) else str(value) if isinstance(value, int | float) else ""
 
 
 def format_of(rows: Iterable[Mapping[str, object]]) -> RowFormat | None:
     """The format that fits every one of some rows; None where none does, or where there are no rows."""
     kept = list(rows)
-    candidates: tuple[RowFormat, ...] = (
+    named: tuple[RowFormat, ...] = (
         "messages", "sharegpt", "prompt_completion", "alpaca", "input_output", "text",
     )  # fmt: skip
-    for candidate in candidates if kept else ():
+    pairs = (f"{asked} {_ARROW} {answered}" for asked in _ASKED for answered in _ANSWERED)
+    # a text that has a label beside it is no whole row
+    for candidate in sorted((*named, *pairs), key="text".__eq__) if kept else ():
         try:
             for row in kept:
                 training_row(row, candidate)
         except ValueError:
             continue
         return candidate
-    for pair in (f"{asked} {_ARROW} {answered}" for asked in _ASKED for answered in _ANSWERED) if kept else ():
-        prompts, answer = own_keys(pair) or ((), "")
-        if all(isinstance(row.get(key), str) for row in kept for key in (*prompts, answer)):
-            return pair
     return None
 
 
