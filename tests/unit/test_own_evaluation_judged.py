@@ -365,6 +365,106 @@ def test_a_sound_variant_is_not_accused(change: Callable[[Planted], object], why
     assert broken(checks.values()) == set(), why
 
 
+CITIES = ("Paris", "Rome", "Oslo", "Bern")
+CALLS = tuple(json.dumps({"city": city, "days": 3}) for city in CITIES)
+ASKED_FOR = tuple(json.dumps({"days": 3, "city": city}) for city in CITIES)
+CODE = tuple(f"def f(x): return x + {n}" for n in range(4))
+TESTS = tuple(f"assert f(1) == {n + 1}" for n in range(4))
+NUMBERS = ("It is 3.70.", "some 10", "7,250", "1")
+SUMS = ("3 + 4 = 7\n#### 7", "so 1,200\n#### 1200", "#### 15", "#### 3")
+NOBODY = ("unanswerable", *WRITTEN[1:])
+MARKS = (True, True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "golds", "marks", "score", "caught"),
+    [
+        (WRITTEN, WORDS, (80.0, 50.0, 100.0, 0.0), 57.5, None),  # percentages
+        (WRITTEN, WORDS, (80.0, 50.0, 100.0, 0.0), 67.5, "json_consistent"),
+        (WRITTEN, WORDS, (4, 5, 3, 1), 3.25, None),  # a judge's ratings
+        (WRITTEN, WORDS, (8, 10, 9, 3), 7.5, None),
+        (WRITTEN, WORDS, (4, 5, 3, 1), 4.25, "json_consistent"),
+        (WRITTEN, (["富士", "富士山"], *([one] for one in WORDS[1:])), MARKS, 0.75, None),  # one of several is enough
+        (WRITTEN, (["高尾", "高尾山"], *([one] for one in WORDS[1:])), MARKS, 0.75, "flags_consistent"),
+        (CALLS, (*ASKED_FOR[:3], "{}"), MARKS, 0.75, None),
+        (CALLS, (*ASKED_FOR[1:], "{}"), MARKS, 0.75, "flags_consistent"),
+        (NUMBERS, (3.7, 10.0, 7250, 9), MARKS, 0.75, None),  # the same number
+        (NUMBERS, (3.5, 10.4, 7000, 9), MARKS, 0.75, None),  # within a tolerance
+        (NUMBERS, (3.5, 1.0, 7000, 9), MARKS, 0.75, "flags_consistent"),  # or only a part of it
+        (NUMBERS, (3.5, 10.4, 7000, 1.01), MARKS, 0.75, "flags_consistent"),  # and those nearer are wrong
+        (SUMS, ("4 + 3 is\n#### 7", "x\n#### 1,200", "y\n#### 15", "z\n#### 4"), MARKS, 0.75, None),  # a solution's end
+        (SUMS, ("4 + 3 is\n#### 8", "x\n#### 1,300", "y\n#### 15", "z\n#### 4"), MARKS, 0.75, "flags_consistent"),
+        (CODE, TESTS, MARKS, 0.75, None),  # right is what runs
+        (NOBODY, ("", *WORDS[1:]), MARKS, 0.75, None),  # a question that has no answer
+        (WRITTEN, ("", *WORDS[1:]), MARKS, 0.75, "flags_consistent"),
+    ],
+)
+def test_free_texts_are_scored_in_many_ways(
+    said: tuple[str, ...], golds: tuple[object, ...], marks: tuple[object, ...], score: float, caught: str | None,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Beside each sound way stands a score or a mark that is not so."""
+    one = sound(tmp_path, "generate")
+    _say(one, said, word=golds, ok=marks)
+    one.raw["accuracy"] = score
+    _, checks = one.judged()
+    assert broken(checks.values()) == ({caught} if caught else set())
+
+
+@pytest.mark.parametrize(
+    ("said", "recorded", "caught"),
+    [
+        (("positive", "negative", "Positive.", "negative"), (1, 0, 1, 0), set()),  # a word for each number
+        (("positive", "negative", "positive", "positive"), (1, 0, 1, 0), {"strict_parse_agrees", "answers_grounded"}),
+        (("Yes", "No", "yes.", "no"), (True, False, True, False), set()),
+        (("Not sure", "Yes", "No", "Yes"), ("not_sure", "yes", "no", "yes"), set()),
+        (("Rating: 4", "5", "Its score: 3", "5"), (4, 5, 3, 5), set()),
+        (("Rating: 4", "5", "Its score: 3", "5"), (4, 5, 4, 5), {"strict_parse_agrees", "answers_as_responded"}),
+        (("Wrong rating: 4", "5", "3", "5"), (4, 5, 3, 5), {"strict_parse_agrees"}),
+        (("The tone is calm.", "angry", "calm", "angry"), ("calm", "angry", "calm", "angry"), set()),
+        (("It is not calm.", "angry", "calm", "angry"), ("calm", "angry", "calm", "angry"), {"strict_parse_agrees"}),
+    ],
+)
+def test_a_label_may_be_said_in_other_words(
+    said: tuple[str, ...], recorded: tuple[object, ...], caught: set[str], tmp_path: Path
+) -> None:
+    """Of a classification, whose labels are no letters of choices."""
+    one = sound(tmp_path, "choice")
+    for row in one.raw["rows"]:
+        del row["c"]
+    _say(one, said, said=recorded, gold=(*recorded[:3], recorded[0]), ok=MARKS)
+    _, checks = one.judged()
+    assert broken(checks.values()) == caught
+
+
+@pytest.mark.parametrize(
+    ("gold", "caught"), [("D", {"answers_parsed"}), ("N/A", {"strict_parse_agrees", "answers_grounded"})]
+)
+def test_a_word_for_no_answer_is_no_answer(gold: str, caught: set[str], tmp_path: Path) -> None:
+    """Unless it is a right one."""
+    one = sound(tmp_path, "choice")
+    refusal = "I'm sorry, but I can't help with that."
+    _say(
+        one,
+        ("A", "B", "C", refusal),
+        said=("A", "B", "C", "N/A"),
+        gold=("A", "B", "C", gold),
+        ok=(*MARKS[:3], gold != "D"),
+    )
+    one.raw["accuracy"] = 0.75 if gold == "D" else 1.0
+    _, checks = one.judged()
+    assert broken(checks.values()) == caught
+
+
+def test_short_questions_with_the_same_choices_were_not_asked_until_right(tmp_path: Path) -> None:
+    """Their prompts look alike: none is another try of the question before it."""
+    one = sound(tmp_path, "choice")
+    _say(one, tuple(f"答え: {letter}" for letter in GOLD), said=tuple(GOLD), ok=(True,) * 4)
+    one.raw["accuracy"] = 1.0
+    _, checks = one.judged()
+    assert broken(checks.values()) == set()
+
+
 def _limited(one: Planted, said: str) -> None:
     """The program lets the model say these labels and nothing else."""
     rights = tuple(letter == gold for letter, gold in zip(said, GOLD, strict=True))

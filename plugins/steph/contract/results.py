@@ -106,6 +106,7 @@ class Row(_Part):
     correct_answer: Annotated[str, StringConstraints(max_length=2000)] = ""
     predicted_answer: Annotated[str, BeforeValidator(_lowered)] = ""
     is_correct: bool
+    also_right: tuple[str, ...] = ()  # each of several right answers, of which one is enough
     response: str | None = None
     score: float | None = None
     runs: tuple[str, ...] = ()  # the responses of several runs, of which the answer was voted

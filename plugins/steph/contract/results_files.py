@@ -43,6 +43,11 @@ from steph.contract.results import (
 )
 
 MOST_ANSWER_CHARS, MOST_KEYS = 2000, 8
+MOST_RATING = 10  # of one row; more is a percentage
+_NO_ANSWERS = {
+    "n/a", "na", "none", "null", "nan", "invalid", "unparsed", "unparseable", "unparsable", "no answer", "no_answer",
+    "not found", "not_found", "unanswered", "refused", "refusal", "-", "?", "不明", "無回答", "回答なし", "該当なし",
+}  # fmt: skip
 ROWS_ALONE = (".jsonl", *TABLES)  # files of rows and nothing else
 _RIGHT = {
     "true", "t", "yes", "y", "correct", "right", "ok", "pass", "passed",
@@ -61,10 +66,15 @@ def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> 
     found = _rows_in(raw, rows_file, form)
     groups = [[_row(row, n, form) for n, row in enumerate(group)] for group in found or ()]
     rows = tuple(chain.from_iterable(groups))
-    if form.kind == "choice" and "choices" in form.row:
-        rows = with_labels(rows, has_flags="correct" in form.row)
-        in_order = iter(rows)
-        groups = [[*islice(in_order, len(group))] for group in groups]
+    if form.kind == "choice":
+        rows = _without_refusals(rows)
+        rows = with_labels(rows, has_flags="correct" in form.row) if "choices" in form.row else rows
+    is_rated = False
+    if form.kind == "generate":
+        rows = _as_shares(rows)
+        is_rated = any(row.counts > 1 for row in rows)
+    in_order = iter(rows)
+    groups = [[*islice(in_order, len(group))] for group in groups]
     value = count = None
     metric, contradictions = (form.score or "").rpartition(".")[2], list[Message]()
     if form.score is not None:
@@ -74,11 +84,12 @@ def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> 
                 say("results.mean", score=f"{metric} ({n})", value=own, rows=len(group), mean=mean)
                 for n, (told, group) in enumerate(zip(each, groups, strict=True), 1)
                 if group and not math.isclose(
-                    own := _share(told, form), mean := _mean(group), abs_tol=max(ACCURACY_TOLERANCE, half_digit(own))
+                    own := _share(told, form, is_rated=is_rated), mean := _mean(group),
+                    abs_tol=max(ACCURACY_TOLERANCE, half_digit(own)),
                 )
             ]  # fmt: skip
         else:
-            value = _share(each[0], form)
+            value = _share(each[0], form, is_rated=is_rated)
     if form.count is not None:
         told_counts = values_at(raw, form.count)
         counts = [one for one in map(_count, told_counts) if one is not None]
@@ -96,13 +107,30 @@ def read_own_json(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> 
     return results, (rows_file,) if rows_file else ()
 
 
-def _share(told: object, form: ResultsForm) -> float:
-    """A score as a share of 1; raises UnreadableError where it is no number."""
+def _as_shares(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows with shares of 1 where their scores are percentages; ratings, as a judge gives from 1 to 5, stay."""
+    if max((row.counts for row in rows), default=0.0) <= MOST_RATING:
+        return rows
+    shares = [(row, row.counts / 100) for row in rows]
+    return tuple(row.model_copy(update={"score": share, "is_correct": share >= 1}) for row, share in shares)
+
+
+def _without_refusals(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """The rows with no answer where a word is recorded that says so, such as `N/A`, unless one is right."""
+    words = _NO_ANSWERS - {row.correct_answer for row in rows}
+    return tuple(
+        row.model_copy(update={"predicted_answer": NO_ANSWER}) if row.predicted_answer in words else row for row in rows
+    )
+
+
+def _share(told: object, form: ResultsForm, *, is_rated: bool = False) -> float:
+    """A score as a share of 1, but for a mean of ratings; raises UnreadableError where it is no number."""
     value = _number(told)
     if value is None:
         raise UnreadableError(say("unreadable.score_no_number", key=form.score or "", value=str(told)[:60]))
     is_percentage = 1 < value <= 100 or (isinstance(told, str) and told.strip().endswith(("%", "％")))
-    return value / 100 if is_percentage and form.kind != "metric" else value  # a metric may be any number
+    # a metric may be any number
+    return value / 100 if is_percentage and form.kind != "metric" and not is_rated else value
 
 
 def _mean(rows: Sequence[Row]) -> float:
@@ -190,6 +218,7 @@ def _row(raw: object, n: int, form: ResultsForm) -> Row:
         predicted_answer=answer,
         is_correct=score >= 1,
         score=score,
+        also_right=tuple(map(_text, expected)) if isinstance(expected, list) else (),
         response=_text(response) if response is not None else None,
         runs=runs if len(runs) > 1 else (),
     )

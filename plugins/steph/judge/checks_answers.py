@@ -278,7 +278,9 @@ def _is_until_right(seen: Answering, rows: Sequence[Row], *, is_same_prompt: boo
     An answer that could not be read may be asked for again; so may all, as often as each other.
     """
     labels = {row.correct_answer for row in rows} | set(LETTERS)
-    tries = [(row, [a for a in answers_to(seen.counting, row) if a.hashes and asks(a, row)]) for row in rows]
+    tries = [
+        (row, [a for a in answers_to(seen.counting, row) if a.hashes and _asks_most(a, row, rows)]) for row in rows
+    ]
     if len({len(given) for _, given in tries}) < MANY_ANSWERS or seen.unseen_calls:
         return False
     if any(len(given) < MANY_ANSWERS and not row.is_correct for row, given in tries):
@@ -293,6 +295,13 @@ def _is_until_right(seen: Answering, rows: Sequence[Row], *, is_same_prompt: boo
         for row, given in tries
         if row.is_correct and given
     )
+
+
+def _asks_most(answer: Answer, row: Row, rows: Sequence[Row]) -> bool:
+    """Whether an answer's prompt asks this row's question more than any other: several may have the same choices."""
+    prompt, others = answer.prompt or (), [one for one in rows if one.question != row.question]
+    most = max((asked_share(prompt, one) or 0 for one in others), default=0)
+    return asks(answer, row) and (asked_share(prompt, row) or 0) > most
 
 
 def _says_other(answer: Answer, label: str, labels: Set[str]) -> bool:

@@ -38,6 +38,14 @@ from steph.record.values import Check
 
 BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
 LEAST_AGAIN = 2  # questions: one may stand in the data set twice
+_SAYS_NONE = {
+    "", "unanswerable", "noanswer", "none", "null", "na", "notgiven", "notfound", "noanswerpresent", "notmentioned",
+    "回答なし", "答えなし", "該当なし", "不明", "わからない", "回答不能",
+}  # fmt: skip
+_TESTS = re.compile(r"\b(?:assert|def|check|unittest)\b\s*[\w(]")
+MOST_OFF = 0.5  # of a number that may be called right within a tolerance
+_NUMBER = re.compile(r"(?<![\d.])[-+]?\d{1,15}(?:\.\d{1,15})?(?![\d.]*\d)")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold
 CONTEXT_STEP = 256  # tokens: the lengths of contexts are multiples of it
 _LIMITS = ("max_new_tokens", "max_gen_toks", "max_completion_tokens")
@@ -247,24 +255,68 @@ def _flags_check(rows: tuple[Row, ...], *, is_free: bool) -> Check:
     if not is_free:
         wrong = sum(row.is_correct != (row.predicted_answer == plain_label(row.correct_answer)) for row in told)
         return FLAGS_CONSISTENT.check(wrong == 0, "compared", questions=len(rows), wrong=wrong)
-    missing = sum(bare(row.correct_answer) == "nan" or (row.is_correct and not row.correct_answer) for row in rows)
+    if any(row.counts > 1 for row in rows):
+        return FLAGS_CONSISTENT.check(None, "other_metric", severity=INFO)
+    missing = sum(
+        bare(row.correct_answer) == "nan" or (row.is_correct and not row.correct_answer and not _says_none(row))
+        for row in rows
+    )
     if missing and (told or missing < len(rows)):
         return FLAGS_CONSISTENT.check(False, "no_gold", severity=WARN, questions=len(rows), missing=missing)
-    texts = [(row.is_correct, bare(row.correct_answer), row.predicted_answer or row.response or "") for row in rows]
-    short = [(flag, gold, said) for flag, gold, said in texts if 0 < len(gold) <= SHORT_ANSWER_CHARS]
+    texts = [(row.is_correct, _golds(row), row.predicted_answer or row.response or "") for row in rows]
+    short = [(flag, golds, said) for flag, golds, said in texts if golds and max(map(len, golds)) <= SHORT_ANSWER_CHARS]
     if not short:
         return FLAGS_CONSISTENT.check(None, "long_answers", severity=INFO)
-    praised = sum(flag and not _stands_in(gold, said) for flag, gold, said in short)
-    missed = sum(not flag and gold == bare(said) for flag, gold, said in short)
+    near = _nearest(short)
+    praised = sum(
+        flag and not any(_stands_in(gold, said) for gold in golds) and (_off(golds, said) or near) >= near
+        for flag, golds, said in short
+    )
+    missed = sum(not flag and bare(said) in map(bare, golds) for flag, golds, said in short)
     counts: Figures = {"questions": len(short), "praised": praised, "missed": missed}
     return FLAGS_CONSISTENT.check(not praised and not missed, "texts_compared", severity=WARN, **counts)
 
 
+def _says_none(row: Row) -> bool:
+    """Whether a question without an answer was answered so."""
+    return bare(row.predicted_answer or row.response or "") in _SAYS_NONE
+
+
+def _golds(row: Row) -> tuple[str, ...]:
+    """The right answers, of which one is enough: what stands behind `####` in a solution, and no tests of code."""
+    golds = row.also_right or (row.correct_answer,)
+    ends = (gold.rpartition("####")[2].strip() for gold in golds if not _TESTS.search(gold))
+    return tuple(gold for gold in ends if bare(gold))
+
+
+def _off(golds: Sequence[str], said: str) -> float | None:
+    """How far the nearest number in a text is from a right answer that is a number, as a share of it."""
+    wanted = [float(_THOUSANDS.sub("", gold)) for gold in golds if _NUMBER.fullmatch(gold.strip())]
+    given = [float(one) for one in _NUMBER.findall(_THOUSANDS.sub("", unicodedata.normalize("NFKC", said)))]
+    return min((abs(one - want) / (abs(want) or 1) for one in given for want in wanted), default=None)
+
+
+def _nearest(answers: Sequence[tuple[bool, Sequence[str], str]]) -> float:
+    """How far off a number is right no more, where those nearer are right and all not far from it; else 0."""
+    known = [(flag, off) for flag, golds, said in answers if (off := _off(golds, said)) is not None]
+    right, wrong = ([off for flag, off in known if flag is is_right] for is_right in (True, False))
+    is_tolerance = bool(right and wrong) and max(right) < min(min(wrong), MOST_OFF)
+    return min(wrong) if is_tolerance else 0.0
+
+
 def _stands_in(gold: str, said: str) -> bool:
-    """Whether a text has a right answer's letters and digits; a number is not part of a longer one."""
-    if gold not in bare(said):
+    """Whether a text has a right answer's letters and digits, or its number; a number is not part of a longer one.
+
+    Of an object of JSON each word is in it, in whatever order.
+    """
+    if gold.lstrip().startswith(("{", "[")):
+        return all(bare(word) in bare(said) for word in re.findall(r"\w+", gold))
+    if _off((gold,), said) == 0:
+        return True
+    plain = bare(gold)
+    if plain not in bare(said):
         return False
-    digits = re.compile(rf"(?<!\d){'[^0-9]?'.join(gold)}(?!\d)") if gold.isdecimal() and gold.isascii() else None
+    digits = re.compile(rf"(?<!\d){'[^0-9]?'.join(plain)}(?!\d)") if plain.isdecimal() and plain.isascii() else None
     return digits is None or digits.search(unicodedata.normalize("NFKC", said)) is not None
 
 

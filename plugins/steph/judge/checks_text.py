@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 from steph.base.messages import NOTHING, say
@@ -75,7 +76,7 @@ def response_checks(
     """
     if not rows:
         return tuple(one.check(None, say("evaluation.no_answers"), rehearsal=rehearsal) for one in _ALL)
-    reader, is_free = _Reader(labels, cot), kind == "generate"
+    reader, is_free = _Reader(labels, cot, _words_for(rows, _Reader(labels, cot))), kind == "generate"
     responded = _vote_check(rows, reader, ensemble)
     grounded = ANSWERS_GROUNDED.check(None, "majority", runs=ensemble)
     has_runs = any(row.runs for row in rows)
@@ -203,6 +204,7 @@ class _Reader:
 
     labels: tuple[str, ...]
     cot: bool
+    words: Mapping[str, str] = field(default_factory=dict)  # what is said for a label, without choices that tell
 
     def read(self, row: Row) -> str | None:
         """The answer that a response gives beyond doubt: by label, its choice's own label, or its choice's text."""
@@ -219,8 +221,12 @@ class _Reader:
             if len(stated) == 1 and label_places(self.labels):
                 return self.labels[texts.index(stated.pop())]
         said = reading.bare(reading.spoken(response))
-        held = [label for label in self.labels if (text := self.text_of(label, choices)) and reading.bare(text) == said]
-        return held[0] if said and len(held) == 1 else None
+        held = [
+            label
+            for label in self.labels
+            if said in (reading.bare(label), reading.bare(self.text_of(label, choices) or ""))
+        ]
+        return held[0] if said and len(held) == 1 else self.words.get(said)
 
     def voted(self, row: Row) -> Row:
         """The row with one of its runs for its response: the first that gives the recorded answer, else the first."""
@@ -257,6 +263,25 @@ class _Reader:
             return True
         shared = [len(_pieces(said) & _pieces(text)) for text in choices.texts]
         return place < len(shared) and shared[place] > max((n for at, n in enumerate(shared) if at != place), default=0)
+
+
+def _words_for(rows: Sequence[Row], reader: _Reader) -> dict[str, str]:
+    """The one word that is said for each recorded label, as `positive` for 1, where all rows agree and some are alike.
+
+    Not where choices have their own texts, nor where any response gives a label itself.
+    """
+    told = [(reading.bare(reading.spoken(row.response or "")), row) for row in rows if row.is_answered and not row.runs]
+    pairs = {(said, row.predicted_answer) for said, row in told}
+    words = dict(pairs)
+    is_one_to_one = len(words) == len({label for _, label in pairs}) == len(pairs)
+    if (
+        not 1 < len(pairs) < len(told)
+        or not is_one_to_one
+        or any(not 0 < len(one) <= MOST_LABEL_CHARS for one in words)
+    ):
+        return {}
+    has_own = any(choices_of(row.choices).texts or reader.read(row) or reader.is_grounded(row) for _, row in told)
+    return {} if has_own else words
 
 
 def _parsed_checks(

@@ -56,6 +56,10 @@ _NEITHER = (
     r"(?!\s*(?:(?:では|じゃ|とは)(?:なく|ない|あり|言え)|で(?:なく|ない|ありませ)|以外|(?:は|も|が)(?:誤|間違|不))"
     rf"|\s+(?:is\s+(?:not\b|never\b|(?:the\s+)?{_WRONG})|isn['’]t\b|can(?:not|['’]t)\b)|\?\s*no\b)"
 )
+_NAMED = (  # `Rating`, `The sentiment`: what a whole response says that its label is
+    r"(?!(?:the\s+)?(?:wrong|incorrect|false|not|never|誤|不|間違))[^\W\d_]{1,20}(?:[\s_][^\W\d_]{1,20}){0,2}"
+)
+_IS = r"\s(?:is|was|are)\s"
 _NOT_CALLED_RIGHT = (  # `b is not liable` may be a choice that goes on
     r"(?:is|was)(?:n['’]t|\s+(?:not|never))\s+(?:(?:an?|the)\s+)?(?:correct|right|best|final|answer)\b"
     rf"|(?:is|was)\s+(?:(?:an?|the)\s+)?{_WRONG}|can(?:not|['’]t|\s+not)\s+be\s+(?:the\s+)?(?:correct|right|answer)\b"
@@ -276,7 +280,9 @@ class _Reader:
         group = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
         letter = rf"[「『(\[【{{<\"'“‘]{{0,9}}(?<![{_WORD}])({group}){_ENDS}[」』)\]】}}>\"'”’]*+"
         other = rf"[「『(\[【\"']*+{_bounded(group)}"
-        alone_lead = rf"(?:[{{\"]*(?:{_STRONG_EN}|{_STRONG_JA}|{_WEAK_JA}){_JOINED})?"
+        are_words = all(len(label) > 1 for label in labels)
+        leads = rf"{_NAMED}\s{{0,9}}(?:{':|' + _IS if are_words else ':'})\s{{0,9}}"
+        alone_lead = rf"(?:[{{\"]*(?:{_STRONG_EN}|{_STRONG_JA}|{_WEAK_JA}){_JOINED}|{leads})?"
         end = rf"[\s。．.、,:：]*+{_SAID}[\s。．.!！}}\"]*+"
         ors = rf"か|や|と|または|もしくは|及び|or\b|and\b|{_told('or')}"
         one_of = rf"(?!\s*[、,/・|~〜～-]\s*{other}|\s*(?:{ors})\s*{other})"
