@@ -748,6 +748,18 @@ def test_forward_passes_that_no_backward_pass_follows(
     assert found.get("updates_seen") == severity
 
 
+@pytest.mark.parametrize(
+    ("moved", "frozen", "severity"),
+    [(2, 2, Severity.WARN), (1, 3, Severity.WARN), (1, 2, Severity.FAIL), (0, 4, Severity.FAIL), (2, 0, Severity.FAIL)],
+)
+def test_layers_may_be_frozen(
+    sound: TrainEvidence, tmp_path: Path, moved: int, frozen: int, severity: Severity
+) -> None:
+    """All others must move."""
+    ends = each("training_ends", lora_b={"total": 4, "moved": moved, "zero": 4 - moved, "frozen": frozen})
+    assert broken(judged(sound, tmp_path, ends)) == {"adapter_moved": severity}
+
+
 def test_a_loop_without_any_backward_pass(sound: TrainEvidence, tmp_path: Path) -> None:
     """Its optimizer steps, nothing moves, and both are said."""
     loop = each("training_begins", source="loop", accumulation=None, batch_size=None)

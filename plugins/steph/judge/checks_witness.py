@@ -50,6 +50,9 @@ def moved_check(evidence: TrainEvidence, seen: checks_setup.Seen) -> Check:
     moved = say("check.adapter_moved.moved", b=b.total, moved_b=b.moved, a=a.total, moved_a=a.moved)
     if ends.optimizer_steps == 0 and not b.moved:
         return ADAPTER_MOVED.check(False, "not_optimised", moved=moved)
+    is_by_choice = b.moved > 0 and b.moved + b.frozen >= b.total and b.zero < b.total
+    if b.moved * 2 <= b.total and is_by_choice:
+        return ADAPTER_MOVED.check(False, "frozen", moved=moved, frozen=b.frozen, severity=WARN)
     if b.moved * 2 <= b.total or b.zero >= b.total:
         return ADAPTER_MOVED.check(False, moved)
     if checks_seen.is_even(ends.matrices) and (ends.steps or 0) > 1:

@@ -274,6 +274,7 @@ class Moved(_Seen):
     total: int = 0
     moved: int = 0
     zero: int = 0
+    frozen: int = 0  # at the training's end
     max_abs: float | None = None
     kept: float | None = None  # the size of their first numbers over what it was before
 

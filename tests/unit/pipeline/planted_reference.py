@@ -597,6 +597,16 @@ TRAININGS = (
         (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "(prompt_labels + answer)[1:] + [IGNORED]")),
         broken="tokens_supervised",
     ),
+    planted(
+        "the adapter is frozen on the first of two layers",
+        (
+            RUN,
+            "    trainer.train(",
+            "    for name, weight in model.named_parameters():\n"
+            "        if '.layers.0.' in name: weight.requires_grad_(False)\n    trainer.train(",
+        ),
+        broken="adapter_moved",
+    ),
     planted("a scheduler of one step: no rate from the second on", _scheduler(1), broken="updates_seen adapter_moved"),
     planted("a scheduler of two steps: no rate from the third on", _scheduler(2), broken="updates_seen"),
     planted(

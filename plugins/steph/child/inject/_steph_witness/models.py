@@ -525,7 +525,12 @@ def _begun_as(model: Any, adapters: Iterable[str]) -> list[str]:
 
 
 def matrices(model: Any) -> list[tuple[str, str, Any]]:
-    """Each matrix of the active adapters: its kind, a name of its own, and the tensor.
+    """Each matrix of the active adapters: its kind, a name of its own, and the tensor, without its gradient."""
+    return [(kind, name, weight.detach()) for kind, name, weight in trained_matrices(model)]
+
+
+def trained_matrices(model: Any) -> list[tuple[str, str, Any]]:
+    """The same as the model holds them.
 
     Of several adapters in one layer those that are trained, where any is: others lie below them as part of the base.
     """
@@ -536,7 +541,7 @@ def matrices(model: Any) -> list[tuple[str, str, Any]]:
             names = [name for name in names if _is_trained(layer, name)] or names
         for kind, own in _MATRICES:
             store = held(layer, own)
-            found += [(kind, f"{index}.{name}", _weight(store[name]).detach()) for name in names if name in store]
+            found += [(kind, f"{index}.{name}", _weight(store[name])) for name in names if name in store]
     return [one for one in found if one[2].numel() and not one[2].is_meta]
 
 

@@ -305,12 +305,13 @@ def nonzero_pairs(start: dict[str, Any]) -> dict[str, int]:
 def changes_since(start: dict[str, Any], model: Any) -> dict[str, Any]:
     """How the matrices changed since the snapshot, by kind."""
     found: dict[str, Any] = {}
+    frozen = [kind for kind, _, weight in models.trained_matrices(model) if not weight.requires_grad]
     for kind, now in snapshot(model).items():
         before = start.get(kind, {})
         peaks = [peak for peak, _ in now.values()]
         found[kind.lower()] = {
             "total": len(now), "moved": sum(_moved(before.get(name), values) for name, values in now.items()),
-            "kept": _median_norm_ratio(before, now),
+            "kept": _median_norm_ratio(before, now), "frozen": frozen.count(kind),
             "zero": peaks.count(0.0), "max_abs": next((one for one in peaks if one != one), max(peaks, default=0.0)),
         }  # fmt: skip
     return found
