@@ -878,3 +878,21 @@ def test_questions_that_are_much_alike_are_each_asked(
         fact["prompt_fingerprints"] = [list(fingerprints(prompt))]
     check = one.judged()[1]["prompts_hold_questions"]
     assert (check.holds, check.severity if found else None) == (found is None, found)
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_a_batch_whose_answers_went_to_other_questions(tmp_path: Path, moved: int) -> None:
+    """Of questions that are much alike, too: a prompt that has all of one asks that one."""
+    one = sound(tmp_path, "choice")
+    own = "ABCB"
+    said = [own[(n + moved) % 4] for n in range(4)]
+    right = [answer == gold for answer, gold in zip(said, GOLD, strict=True)]
+    one.raw["accuracy"] = sum(right) / 4
+    calls = [fact for fact in one.facts if fact["fact"] == "generation"]
+    for n, (row, call) in enumerate(zip(one.raw["rows"], calls, strict=True)):
+        question = STATUTE.format(n + 11)
+        row.update(q=question, text=f"答え: {said[n]}", said=said[n], ok=right[n])
+        call["prompt_fingerprints"] = [list(fingerprints(f"{question}\n{CHOICES[n]}\n答え:"))]
+        call["response_hashes"] = [[text_hash(f"答え: {own[n]}")]]
+    check = one.judged()[1]["responses_generated"]
+    assert (check.holds, check.severity) == (not moved, Severity.FAIL)

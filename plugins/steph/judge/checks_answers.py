@@ -225,10 +225,12 @@ def _responses_check(seen: Answering, rows: Sequence[Row]) -> Check:
             made_up, made_up_long = made_up + 1, made_up_long + is_long
             # a letter may have been written down otherwise than it was said
             said = normal_form(text).lower()
-            if is_long or (said in labels and all(_says_other(answer, said, labels) for answer in candidates)):
-                own = asked_alone(seen.evidence, row)
+            label = next(
+                (one for one in labels for form in LABEL_FORMS if normal_form(form.format(one)).lower() == said), ""
+            )
+            if is_long or (label and all(_says_other(answer, label, labels) for answer in candidates)):
                 others = [asked_alone(seen.evidence, one) for one in rows if one is not row]
-                given = (one for one in answers_saying(seen.answers, text) if one.prompt and not asks(one, own))
+                given = (one for one in answers_saying(seen.answers, text) if one.prompt and one not in candidates)
                 astray += any(any(asks(answer, other) for other in others) for answer in given)
     if 2 * cut > len(rows) and not seen.unseen_calls and not made_up:
         return RESPONSES_GENERATED.check(False, "first_characters", severity=WARN, questions=len(rows), cut=cut)

@@ -195,8 +195,10 @@ def asked_alone(evidence: EvalEvidence, row: Row) -> Row:
 def answers_to(answers: Sequence[Answer], row: Row) -> list[Answer]:
     """The answers to a row's question; all where no prompt tells."""
     shares = [(answer, None if not answer.prompt else asked_share(answer.prompt, row)) for answer in answers]
-    fitting = [answer for answer, share in shares if share is not None and share >= PART_OF_QUESTION]
-    return fitting or list(answers)
+    fitting = [(answer, share) for answer, share in shares if share is not None and share >= PART_OF_QUESTION]
+    # of questions that are much alike a prompt that has all of one is not another's
+    whole = [answer for answer, share in fitting if share >= WHOLE_QUESTION]
+    return whole or [answer for answer, _ in fitting] or list(answers)
 
 
 def asks(answer: Answer, row: Row) -> bool:
