@@ -880,6 +880,32 @@ def test_questions_that_are_much_alike_are_each_asked(
     assert (check.holds, check.severity if found else None) == (found is None, found)
 
 
+@pytest.mark.parametrize(
+    ("before", "is_found"),
+    [
+        (lambda n, k: [DAYS["abcd".index(LIKELIEST[n])]], True),
+        (lambda n, k: [f"正解: {LIKELIEST[n]}", "a. 5日以内", "b. 15日以内", "c. 25日以内", "d. 30日以内"], True),
+        (lambda n, k: ["a. 5日以内", "b. 15日以内", "c. 25日以内", "d. 30日以内"], False),
+        (lambda n, k: [], False),
+        (lambda n, k: [DAYS[k]], False),  # the scored choice itself, in a line of its own
+        (lambda n, k: [DAYS[0]], False),  # an example in all of them
+    ],
+)
+def test_the_right_choice_in_all_texts_that_are_scored(
+    tmp_path: Path, before: Callable[[int, int], list[str]], is_found: bool
+) -> None:
+    """A prompt that ends with the right choice tells the model what to find likely."""
+    one = scored(tmp_path, LIKELIEST)
+    seen = [fact for fact in one.facts if fact["fact"] == "scoring"]
+    for at, fact in enumerate(seen):
+        n, k = divmod(at, 4)
+        lines = [STATUTE.format(n + 11), *before(n, k), "答え: " + DAYS[k]]
+        fact["prompt_lines"] = [[text_hash(line)[:8] for line in lines]]
+    check = one.judged()[1]["frame_as_trained"]
+    assert (check.holds is False) is is_found
+    assert not is_found or check.severity is Severity.FAIL
+
+
 @pytest.mark.parametrize("moved", [0, 1])
 def test_a_batch_whose_answers_went_to_other_questions(tmp_path: Path, moved: int) -> None:
     """Of questions that are much alike, too: a prompt that has all of one asks that one."""

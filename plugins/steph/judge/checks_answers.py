@@ -25,7 +25,7 @@ from steph.contract.questions import (
     repeats_question,
 )
 from steph.contract.results import Results, Row
-from steph.judge.checks_prompts import asked_order, asked_share
+from steph.judge.checks_prompts import asked_order
 from steph.judge.checks_seen import (
     ADAPTER_AS_SAVED,
     ANSWERS_FREE,
@@ -47,11 +47,11 @@ from steph.judge.checks_trained_use import (
     FRAME_AS_TRAINED,
     LABEL_FORMS,
     LEAST_PRINTS,
-    PART_OF_QUESTION,
     PROMPTS_BARE,
     PROMPTS_HOLD_QUESTIONS,
     SAME_TEXT,
     SCALING_AS_TRAINED,
+    SCORED_AS,
     SPECIAL,
     Answer,
     Answering,
@@ -66,6 +66,7 @@ from steph.judge.checks_trained_use import (
     given_by,
     questions_check,
     scaling_check,
+    scored_for,
 )
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
@@ -312,10 +313,6 @@ def _says_other(answer: Answer, label: str, labels: Set[str]) -> bool:
     return any(cached_text_hash(form.format(text)) in (answer.hashes or ()) for text in texts for form in LABEL_FORMS)
 
 
-# how the text that is scored for a choice may be written; white space is not compared
-SCORED_AS = (
-    "{text}", "{label}", "{label}{text}", "{label}.{text}", "{label}:{text}", "{label}){text}", "({label}){text}",
-)  # fmt: skip
 ROUNDED, ROUNDED_SHARE = 0.01, 0.004  # of log-likelihoods, where a program sums them in bf16
 
 
@@ -328,15 +325,12 @@ def _likeliest_check(seen: Answering, rows: Sequence[Row]) -> Check:
     scored = [answer for answer in seen.answers if answer.scores or answer.labels]
     if not scored or seen.evidence.form.format in ("lm_eval", "lawqa"):
         return ANSWERS_LIKELIEST.check(None, "unseen")
-    alone = [asked_alone(seen.evidence, row) for row in rows]
-    shares = [[asked_share(answer.prompt or (), row) or 0 for row in alone] for answer in seen.answers]
-    if any(max(share, default=0) < PART_OF_QUESTION for share in shares):
+    by_row = scored_for(seen, rows)
+    if by_row is None:
         return ANSWERS_LIKELIEST.check(None, "unseen")
     known = other = 0
-    for n, row in enumerate(rows):
-        # of questions that are much alike the one that most of which is there
-        fitting = (one for one, share in zip(seen.answers, shares, strict=True) if share[n] == max(share))
-        own, choices = [*fitting], choices_of(row.choices)
+    for row, own in zip(rows, by_row, strict=True):
+        choices = choices_of(row.choices)
         labels = choices.labels or NUMBERINGS[0][: len(choices.texts)]
         given = as_label(row.predicted_answer, choices)
         is_whole = len(labels) == len(choices.texts) > 1

@@ -21,7 +21,7 @@ from steph.base.messages import say
 from steph.base.terms import Severity
 from steph.base.text import one_line
 from steph.base.units import MISSING
-from steph.contract.questions import choices_of
+from steph.contract.questions import NUMBERINGS, as_label, choices_of
 from steph.contract.results import Row
 from steph.judge.checks_prompts import LEAST_ADDED, LEAST_LOST, asked_share, frame_added, frame_lost, text_beside
 from steph.judge.evidence import EvalEvidence, same_path
@@ -66,6 +66,7 @@ class Answer:
     thinks: bool | None = None
     scores: tuple[tuple[str, float, int, float], ...] = ()  # of each ending of a scored text
     labels: Mapping[str, float] | None = None  # how likely each label comes next
+    read: tuple[str, ...] | None = None  # the lines of a scored text, its choice with them
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Answering:
             return [
                 Answer(
                     call, has_adapter, _at(call.prompt_fingerprints, n),
-                    scores=_at(read.endings, n) or (), labels=_at(read.labels, n),
+                    scores=_at(read.endings, n) or (), labels=_at(read.labels, n), read=_at(call.prompt_lines, n),
                 )
                 for n in range(call.rows)
             ]  # fmt: skip
@@ -212,6 +213,10 @@ LABEL_FORMS = (
     "{}", "{}.", "{}。", "({})", "答え:{}", "回答:{}", "正解:{}", "Answer:{}", "正解は{}です。", "答えは{}です。",
     "答案:{}", "答案是{}", "정답:{}", "정답은 {}입니다.", "Antwort:{}", "Réponse:{}", "Respuesta:{}", "Risposta:{}",
     "Resposta:{}", "Ответ:{}",
+)  # fmt: skip
+# how the text that is scored for a choice may be written; white space is not compared
+SCORED_AS = (
+    "{text}", "{label}", "{label}{text}", "{label}.{text}", "{label}:{text}", "{label}){text}", "({label}){text}",
 )  # fmt: skip
 BEFORE_QUESTION = ("", "Q:", "Question:", "問題:", "問:", "質問:")
 BEFORE_ANSWER = ("", "→", "->", "=>", ":", "=", "|", ",", "A:", "/")
@@ -547,6 +552,38 @@ def _own_examples(seen: Answering, asked: Sequence[Row]) -> int:
     return found
 
 
+def scored_for(seen: Answering, rows: Sequence[Row]) -> list[list[Answer]] | None:
+    """The scored texts of each row, by the question that most of which is in them; None where one has no question."""
+    alone = [asked_alone(seen.evidence, row) for row in rows]
+    shares = [[asked_share(answer.prompt or (), row) or 0 for row in alone] for answer in seen.answers]
+    if any(max(share, default=0) < PART_OF_QUESTION for share in shares):
+        return None
+    pairs = list(zip(seen.answers, shares, strict=True))
+    return [[answer for answer, share in pairs if share[n] == max(share)] for n in range(len(rows))]
+
+
+def _told_to_score(seen: Answering, rows: Sequence[Row]) -> int:
+    """How many questions have the right choice, and no other one, in a line of what was read for each of them."""
+    told = 0
+    for row, own in zip(rows, scored_for(seen, rows) or (), strict=False):
+        choices, lines = choices_of(row.choices), [{*answer.read} for answer in own if answer.read]
+        labels, gold = choices.labels or NUMBERINGS[0][: len(choices.texts)], as_label(row.correct_answer, choices)
+        if gold is None or len(lines) < 2 or len(labels) != len(choices.texts):
+            continue
+        common = set.intersection(*lines)
+        for styles in (SCORED_AS, LABEL_FORMS):
+            stand = {
+                label
+                for label, text in zip(labels, choices.texts, strict=True)
+                for one in (label, label.upper())
+                if common & {text_hash(style.format(one, text=text, label=one))[:8] for style in styles}
+            }
+            if stand == {gold}:
+                told += 1
+                break
+    return told
+
+
 def _told_by_lines(seen: Answering, asked: Sequence[Row]) -> bool:
     """Whether several right answers each have a line that stands in all of their prompts and in no other ones."""
     by_gold: dict[str, list[set[str]]] = {}
@@ -570,6 +607,9 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     calls = {id(answer.call): answer.call for answer in seen.counting}.values()
     if not settings.use_rag and _told_by_lines(seen, asked):
         return FRAME_AS_TRAINED.check(False, "told", severity=FAIL)
+    scored = [row for row in asked if row.response is None] if seen.witness.of(Likelihoods) else []
+    if (told := _told_to_score(seen, scored)) > 1 and 2 * told > len(scored) and not settings.use_rag:
+        return FRAME_AS_TRAINED.check(False, "told_to_score", severity=FAIL, questions=len(scored), told=told)
     if examples := _own_examples(seen, asked):
         severity = FAIL if 2 * examples > len(asked) else None
         return FRAME_AS_TRAINED.check(False, "own_examples", severity=severity, examples=examples, questions=len(asked))

@@ -298,7 +298,7 @@ def scored(model: Any, arguments: dict[str, Any]) -> list[list[int]] | None:
             prompt_hashes=[tokens.row_hash(row) for row in rows],
             special_tokens=None if None in special else special,
             bos=(bos := models.bos_of(model)), leading_bos=tokens.leading(rows, bos),
-            prompt_fingerprints=None if None in fingerprints else fingerprints,
+            prompt_fingerprints=None if None in fingerprints else fingerprints, prompt_lines=_lines(rows),
             name_or_path=models.name_of(model), quantised=models.quantised(model), **state,
             devices=models.brief(model)["devices"] if count == 1 else {}, **{"class": models.class_of(model)},
         )  # fmt: skip
