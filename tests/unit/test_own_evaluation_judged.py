@@ -826,6 +826,16 @@ def test_the_choice_that_was_found_likeliest_is_the_answer(
     assert (check.holds, check.severity if found else None) == (found is None, found)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_choices_that_are_scored_with_dropout_are_told_of(tmp_path: Path, training: bool) -> None:
+    """Nobody called `eval()`: each score has some chance in it."""
+    one = scored(tmp_path, LIKELIEST)
+    one.facts = [fact | ({"training": training} if fact["fact"] == "scoring" else {}) for fact in one.facts]
+    check = one.judged()[1]["answers_likeliest"]
+    assert (check.holds is False) is training
+    assert not training or check.severity is Severity.WARN
+
+
 def test_the_likeliest_letter_is_the_answer(tmp_path: Path) -> None:
     """Where a question is read once, and what comes next decides: told where training had letters for answers."""
     learnt = {"fact": "batch", "at": 1.0, "answer_hashes": [text_hash("a"), text_hash("c")]}

@@ -325,6 +325,9 @@ def _likeliest_check(seen: Answering, rows: Sequence[Row]) -> Check:
     scored = [answer for answer in seen.answers if answer.scores or answer.labels]
     if not scored or seen.evidence.form.format in ("lm_eval", "lawqa"):
         return ANSWERS_LIKELIEST.check(None, "unseen")
+    dropped = sum(bool(call.training) for call in {id(one.call): one.call for one in seen.counting}.values())
+    if dropped:
+        return ANSWERS_LIKELIEST.check(False, "in_training_mode", severity=WARN, rows=dropped)
     by_row = scored_for(seen, rows)
     if by_row is None:
         return ANSWERS_LIKELIEST.check(None, "unseen")

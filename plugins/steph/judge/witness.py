@@ -358,6 +358,7 @@ class Scoring(StateFact):
     prompt_fingerprints: TextLists = ()
     leading_bos: tuple[int, ...] | None = None
     special_tokens: tuple[int, ...] | None = None
+    training: bool | None = None  # as of a generation
     prompt_lines: TextLists = ()  # 8 digits for each line of what was read
 
 

@@ -75,7 +75,7 @@ def _before_generate(given: dict[str, Any]) -> dict[str, Any]:
     call["cache"] = kwargs.get("past_key_values")
     if stale := _stale_cache_tokens(call["prompts"], call["cache"]):
         call["facts"]["hidden"] = [stale]
-    call["training"] = bool(model.training) or models.dropouts(model)[1] > 0  # one layer's may be on alone
+    call["training"] = _drops(model)
     call["bos"] = models.bos_of(model)
     call["ends"] = _eos_ids(model, given.get("generation_config"), kwargs)
     call["options"] = _options(model, given.get("generation_config"), kwargs, call["width"])
@@ -85,6 +85,11 @@ def _before_generate(given: dict[str, Any]) -> dict[str, Any]:
         "devices": models.brief(model)["devices"] if count == 1 else {},
     }  # fmt: skip
     return call
+
+
+def _drops(model: Any) -> bool:
+    """Whether the model is in training mode, or one layer's dropout alone."""
+    return bool(model.training) or models.dropouts(model)[1] > 0
 
 
 def _stale_cache_tokens(prompts: list[list[int]], cache: Any) -> int:
@@ -294,7 +299,7 @@ def scored(model: Any, arguments: dict[str, Any]) -> list[list[int]] | None:
         fingerprints = [tokens.fingerprints_of(row) for row in rows]
         special = [tokens.special_tokens(row) for row in rows]
         facts.write(
-            "scoring", rows=len(rows), tokens=[len(row) for row in rows],
+            "scoring", rows=len(rows), tokens=[len(row) for row in rows], training=_drops(model),
             prompt_hashes=[tokens.row_hash(row) for row in rows],
             special_tokens=None if None in special else special,
             bos=(bos := models.bos_of(model)), leading_bos=tokens.leading(rows, bos),
