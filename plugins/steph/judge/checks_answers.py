@@ -25,7 +25,7 @@ from steph.contract.questions import (
     repeats_question,
 )
 from steph.contract.results import Results, Row
-from steph.judge.checks_prompts import asked_order
+from steph.judge.checks_prompts import asked_order, asked_share
 from steph.judge.checks_seen import (
     ADAPTER_AS_SAVED,
     ANSWERS_FREE,
