@@ -13,9 +13,10 @@ from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.messages import NOTHING
 from steph.base.terms import Severity
 from steph.contract.description import load_description
-from steph.contract.questions import Question, as_label, question_key
+from steph.contract.questions import Question, as_label, question_key, questions_of
 from steph.contract.results import Row, with_labels
 from steph.judge.checks_evaluation import judge_evaluation
+from steph.judge.checks_prompts import text_beside
 from steph.judge.checks_results import _dataset_checks
 from steph.judge.evidence import EvalEvidence
 from steph.judge.verdict import checks_verdict
@@ -454,6 +455,84 @@ def test_a_word_for_no_answer_is_no_answer(gold: str, caught: set[str], tmp_path
     one.raw["accuracy"] = 0.75 if gold == "D" else 1.0
     _, checks = one.judged()
     assert broken(checks.values()) == caught
+
+
+OPTIONS = ("二千メートルの山", "三千メートルの山", "四千メートルの山")
+
+
+@pytest.mark.parametrize(
+    ("in_set", "golds", "is_sound"),
+    [
+        ([{"answers": {"text": [word], "answer_start": [3]}} for word in WORDS], WORDS, True),  # SQuAD
+        ([{"answer": {"value": word, "aliases": ["別名", word]}} for word in WORDS], WORDS, True),  # TriviaQA
+        ([{"answer": ["別名", word]} for word in WORDS], WORDS, True),  # NQ
+        ([{"answer": ["別名", word]} for word in WORDS], WORDS[::-1], False),
+        ([{"answer": f"だから {n} である。\n#### {n}"} for n in range(4)], "0123", True),  # GSM8K
+        ([{"answer": f"だから {n} である。\n#### {n}"} for n in range(4)], "1234", False),
+        ([{"answer": one} for one in (True, False, True, False)], ("yes", "no", "yes", "no"), True),  # BoolQ
+        ([{"answer": one} for one in (True, False, True, False)], ("yes", "no", "no", "no"), False),
+        ([{"label": n} for n in range(4)], ("calm", "angry", "sad", "glad"), True),  # names of classes
+        ([{"label": n} for n in (0, 1, 2, 1)], ("calm", "angry", "sad", "glad"), False),
+        ([dict(zip(("choice0", "choice1", "choice2"), OPTIONS, strict=True)) | {"label": n % 3} for n in range(4)],
+         [OPTIONS[n % 3] for n in range(4)], True),  # JCommonsenseQA
+        ([dict(zip(("opa", "opb", "opc"), OPTIONS, strict=True)) | {"answer": OPTIONS[n % 3]} for n in range(4)],
+         [OPTIONS[(n + 1) % 3] for n in range(4)], False),
+    ],
+)  # fmt: skip
+def test_right_answers_are_found_in_other_peoples_data_sets(
+    in_set: list[dict[str, object]], golds: Sequence[str], is_sound: bool, tmp_path: Path
+) -> None:
+    """One of several, a solution's end, a word for a number, or the text of a choice in a column of its own."""
+    path = tmp_path / "set.jsonl"
+    asked = [
+        {"instruction": "答えなさい。", "question": text} | own for text, own in zip(QUESTIONS, in_set, strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    has_choices = golds[0] in OPTIONS
+    rows = tuple(
+        Row(question=text, correct_answer=gold, choices=[*OPTIONS] if has_choices else None, is_correct=True)
+        for text, gold in zip(QUESTIONS, golds, strict=True)
+    )
+    checks = _dataset_checks(questions_of(path), NOTHING, rows, is_exact=False)
+    assert {one.id: one.holds for one in checks}["questions_of_dataset"] is is_sound
+
+
+@pytest.mark.parametrize("names", [("instruction", "input", "output"), ("prompt", "completion", "source")])
+def test_the_field_that_is_asked_is_no_text_beside_the_question(names: tuple[str, str, str], tmp_path: Path) -> None:
+    """Whatever it is called, and though all rows have one instruction; another field that tells the answer is one."""
+    told = [text if "instruction" in names else f"{text}よ" for text in QUESTIONS]
+    keys = names if "prompt" in names else (names[1], names[2], names[0])
+    rows = [
+        dict(zip(keys, (text, word, "次の問いに答えなさい。"), strict=True)) | {"note": f"{n}番".join(QUESTIONS[n])}
+        for n, (text, word) in enumerate(zip(told, WORDS, strict=True))
+    ]
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    results = [Row(question=text, is_correct=True) for text in told]
+    prompts = [fingerprints(f"{text}\n答え:") for text in told]
+    assert [question.key for question in questions_of(path)] == [question_key(text, None) for text in told]
+    beside = text_beside(prompts, results, path)
+    assert beside is None or beside.prompts == 0
+    led = [fingerprints(f"{row['note']}\n{text}\n答え:") for row, text in zip(rows, told, strict=True)]
+    found = text_beside(led, results, path)
+    assert found is not None
+    assert found.prompts > 0
+
+
+@pytest.mark.parametrize(("first", "moved", "is_found"), [(0, 0, False), (1, 0, False), (0, 1, True)])
+def test_a_letter_is_said_for_a_choice_that_is_recorded_by_its_number(
+    first: int, moved: int, is_found: bool, tmp_path: Path
+) -> None:
+    """Choices without labels, as MMLU has them, counted from 0 or from 1; another choice is recorded for another."""
+    one = sound(tmp_path, "choice")
+    _rows(one, lambda row: row | {"c": [f"{text}である。" for text in (*WORDS, "高尾山")]})
+    said, golds = (["ABCDE".index(letter) + first for letter in letters] for letters in (SAID, GOLD))
+    said[3] -= moved
+    _say(one, tuple(f"答え: {letter}" for letter in SAID), said=tuple(said), gold=tuple(golds),
+         ok=(*MARKS[:3], said[3] == golds[3]))  # fmt: skip
+    one.raw["accuracy"] = 1.0 if moved else 0.75
+    _, checks = one.judged()
+    assert bool(broken(checks.values())) is is_found
 
 
 def test_short_questions_with_the_same_choices_were_not_asked_until_right(tmp_path: Path) -> None:

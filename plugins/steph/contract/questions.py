@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ QUESTION_KEYS = (
 )  # fmt: skip
 _CHOICES_KEYS = ("choices", "options", "選択肢")
 _ANSWER_KEYS = ("answer", "label", "target", "expected", "gold", "output", "completion", "正解")
+_CHOICE_COLUMN = re.compile(r"(?:choice|option|ending|op|opt|選択肢)[ _]?([0-9a-h])", re.IGNORECASE)
 _TEXT_KEYS, _LABEL_KEYS = ("text", "content", "value", "choice", "選択肢"), ("label", "key", "id", "symbol", "記号")
 
 
@@ -43,6 +44,7 @@ class Question:
     key: str
     answer: str
     context: str = ""
+    also_right: tuple[str, ...] = ()  # what else stands for that answer: each of several, or a solution's end
 
 
 @dataclass(frozen=True)
@@ -245,11 +247,36 @@ def questions_of(dataset: Path) -> tuple[Question, ...]:
     found = [(row, text) for row in rows if isinstance(text := _first_of(row, QUESTION_KEYS), str)]
     if not rows or len(found) < len(rows):
         raise UnreadableError(say("unreadable.no_questions", rows=len(rows), without=len(rows) - len(found)))
+    if len({text for _, text in found}) == 1 < len(rows):  # one instruction for all: what differs is asked
+        names = [key for key in QUESTION_KEYS if all(isinstance(row.get(key), str) for row in rows)]
+        most = max(names, key=lambda key: len({row[key] for row in rows}))
+        found = [(row, str(row[most])) for row in rows]
     return tuple(
-        Question(question_key(text, _first_of(row, _CHOICES_KEYS)), "" if answer is None else plain_label(answer))
+        Question(
+            question_key(text, _choices_in(row)), "" if answer is None else plain_label(answer),
+            also_right=tuple(map(plain_label, _parts_of(answer))),
+        )
         for row, text in found
         for answer in [_first_of(row, _ANSWER_KEYS)]
-    )
+    )  # fmt: skip
+
+
+def _choices_in(row: Mapping[str, object]) -> object:
+    """A row's choices, which may each have a column of their own: `choice0`, `option_a`, `opa`."""
+    told = _first_of(row, _CHOICES_KEYS)
+    named = sorted((hit[1].lower(), row[key]) for key in row if (hit := _CHOICE_COLUMN.fullmatch(key)))
+    return told if told is not None or len(named) < 2 else [text for _, text in named]
+
+
+def _parts_of(answer: object) -> Iterator[object]:
+    """Each of several right answers, and what stands at a solution's end."""
+    if isinstance(answer, Mapping):
+        answer = list(answer.values())
+    if isinstance(answer, list):
+        for one in answer:
+            yield from (one,) if not isinstance(one, Mapping | list) else _parts_of(one)
+    elif isinstance(answer, str) and "####" in answer:
+        yield answer.rpartition("####")[2]
 
 
 def as_in_dataset(keys: Sequence[str], dataset: Sequence[Question]) -> tuple[str, ...]:

@@ -103,6 +103,9 @@ def _fingerprints(text: str) -> tuple[str, ...]:
 
 
 def _choices(choices: object) -> list[str]:
+    parts = choices.values() if isinstance(choices, Mapping) else choices if isinstance(choices, list | tuple) else ()
+    if any(isinstance(part, Mapping | list) for part in parts):  # texts beside labels, as ARC has them
+        return [*choices_of(choices).texts]
     if isinstance(choices, Mapping):
         return [str(value) for _, value in sorted(choices.items(), key=lambda item: str(item[0]))]
     if isinstance(choices, list | tuple):
@@ -175,8 +178,10 @@ def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: 
         return None
     counts = Counter(one for prompt in prompts for one in set(prompt))
     template = {one for one, count in counts.items() if count > COMMON_SHARE * len(prompts)}
-    asked, examples = _question_prints(samples), _question_prints(every[:MOST_EXAMPLES])  # any may be an example
-    names = dict.fromkeys(key for sample in samples for key in sample if key not in _QUESTION_FIELDS)
+    asks = {key for sample in samples for key, text in sample.items() if normal_form(text) in questions}
+    own_names = {*_QUESTION_FIELDS, *asks}
+    asked, examples = (_question_prints(some, own_names) for some in (samples, every[:MOST_EXAMPLES]))  # any may be one
+    names = dict.fromkeys(key for sample in samples for key in sample if key not in own_names)
     fields = {name: [{*fingerprints(sample[name])} for sample in samples if name in sample] for name in names}
     known = template | asked | examples | {one for texts in fields.values() for text in texts for one in text}
     found: Counter[str] = Counter()
@@ -193,9 +198,9 @@ def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: 
     return OtherText(foreign, found.most_common(1)[0][0] if found else "")
 
 
-def _question_prints(samples: Sequence[Mapping[str, str]]) -> set[str]:
+def _question_prints(samples: Sequence[Mapping[str, str]], names: Collection[str]) -> set[str]:
     """The fingerprints of what samples have in a question's fields, one by one and joined."""
-    own = [[text for key, text in sample.items() if key in _QUESTION_FIELDS] for sample in samples]
+    own = [[text for key, text in sample.items() if key in names] for sample in samples]
     return {one for texts in own for text in (*texts, "".join(texts)) for one in fingerprints(text)}
 
 

@@ -346,14 +346,15 @@ def _dataset_checks(
     repeated = sum((Counter(keys) - Counter({key: known.get(key, 1) for key in keys})).values())
     answers: dict[str, set[str]] = {}
     for question in dataset:
-        answers.setdefault(question.key, set()).add(question.answer)
+        answers.setdefault(question.key, set()).update((question.answer, *question.also_right))
     foreign = sum(key not in answers for key in keys)
     told = [
         (row, key, own)
         for row, key in zip(rows, keys, strict=True)
         if row.correct_answer and (own := answers.get(key, {""})) != {""}
-        and plain_label(row.correct_answer) not in {*own, *_moved(row, key, own)}
+        and {*map(plain_label, row.also_right or (row.correct_answer,))}.isdisjoint({*own, *_moved(row, key, own)})
     ]  # fmt: skip
+    told = [] if _are_words_for(told, rows) else told
     # both may count choices from 0 or from 1, in all rows alike
     changed = min(sum(not _is_choice(*one, *firsts) for one in told) for firsts in product((0, 1), repeat=2))
     origin: Figures = {"questions": count, "foreign": foreign, "changed": changed}
@@ -369,6 +370,19 @@ def _dataset_checks(
         ),
         order,
     )
+
+
+def _are_words_for(told: Sequence[tuple[Row, str, set[str]]], rows: Sequence[Row]) -> bool:
+    """Whether all rows' right answers are words for the data set's, one for each: positive for 1.
+
+    Some must be alike, unless the data set's are numbers and no choices are known that these count.
+    """
+    pairs = {(*own, row.correct_answer) for row, _, own in told if len(own) == 1}
+    labels, words = {pair[0] for pair in pairs}, {pair[1] for pair in pairs if len(pair) == 2}
+    is_one_to_one = len(labels) == len(words) == len(pairs) and labels.isdisjoint(words)
+    are_numbers = all(map(str.isdecimal, labels)) and not any(map(str.isdecimal, words))
+    is_sure = len(pairs) < len(rows) or (are_numbers and not any(row.choices for row in rows))
+    return len(told) == len(rows) and len(pairs) > 1 and is_one_to_one and is_sure
 
 
 def _prompts_asking(evidence: EvalEvidence, rows: Sequence[Row]) -> int | None:

@@ -17,6 +17,7 @@ from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import LETTERS
 from steph.record.values import Check
 
+LETTERS_OF_CHOICES = tuple("abcdefghij")
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 LEAST_CREDITED = 2  # answers: one may be right by chance
 LEAST_GOLDS = 3  # answers without a basis that are all right: a guess among four is, once in 64 times
@@ -76,7 +77,8 @@ def response_checks(
     """
     if not rows:
         return tuple(one.check(None, say("evaluation.no_answers"), rehearsal=rehearsal) for one in _ALL)
-    reader, is_free = _Reader(labels, cot, _words_for(rows, _Reader(labels, cot))), kind == "generate"
+    words = _words_for(rows, _Reader(labels, cot)) or _numbers_for(rows, cot)
+    reader, is_free = _Reader(labels, cot, words), kind == "generate"
     responded = _vote_check(rows, reader, ensemble)
     grounded = ANSWERS_GROUNDED.check(None, "majority", runs=ensemble)
     has_runs = any(row.runs for row in rows)
@@ -282,6 +284,21 @@ def _words_for(rows: Sequence[Row], reader: _Reader) -> dict[str, str]:
         return {}
     has_own = any(choices_of(row.choices).texts or reader.read(row) or reader.is_grounded(row) for _, row in told)
     return {} if has_own else words
+
+
+def _numbers_for(rows: Sequence[Row], cot: bool) -> dict[str, str]:
+    """The responses that name the letter of a choice whose number is recorded, counted from 0 or from 1 in all rows."""
+    found, firsts = dict[str, str](), set[int]()
+    for row in rows:
+        choices = choices_of(row.choices)
+        letters = LETTERS_OF_CHOICES[: len(choices.texts)]
+        letter = reading.strict_letter(row.response or "", cot=cot, labels=letters) if len(letters) > 1 else None
+        if row.is_answered and (letter is None or choices.labels or not row.predicted_answer.isdecimal()):
+            return {}
+        if row.is_answered and letter is not None:
+            firsts.add(int(row.predicted_answer) - letters.index(letter))
+            found[reading.bare(reading.spoken(row.response or ""))] = row.predicted_answer
+    return found if firsts in ({0}, {1}) else {}
 
 
 def _parsed_checks(
