@@ -189,6 +189,19 @@ def test_the_answer_of_several_runs_is_the_majoritys(votes: str, answer: str, ho
         assert found["responses_bounded"] is True
 
 
+TAGS = "O O O B-ORG I-ORG " + "O " * 40
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "holds"), [(TAGS, TAGS, True), (TAGS * 4, TAGS, False), (TAGS, "b", False)]
+)
+def test_an_answer_that_is_meant_to_repeat_itself_is_no_loop(response: str, gold: str, holds: bool) -> None:
+    """As tags of words do, unless it goes on and on."""
+    rows = (row(response, response, correct_answer=gold),)
+    checks = response_checks(rows, kind="generate", cot=False, ensemble=1, rehearsal=False, seconds=1.0)
+    assert {check.id: check.holds for check in checks}["responses_bounded"] is holds
+
+
 def test_a_question_that_is_right_by_any_of_its_runs_fails() -> None:
     """Whatever most of them say: that is no accuracy, unless votes were weighed, which is not always right."""
     apart = [row("", "b").model_copy(update={"runs": tuple("aab"), "is_correct": right}) for right in (True, False)]

@@ -356,6 +356,7 @@ def test_a_question_of_the_training_is_told_by_the_question_alone(tmp_path: Path
         (lambda one: _rows(one, lambda row: row | {"said": row["said"].lower(), "gold": f"({row['gold']})"}), "labels"),
         (lambda one: one.raw.update(adapter=str(one.root / ADAPTER)), "a whole path"),
         (lambda one: one.raw.update(rows={str(n): row for n, row in enumerate(one.raw["rows"])}), "a table of rows"),
+        (lambda one: one.raw["rows"].append({"mean": 0.75}), "a summary behind the rows"),
     ],
 )  # fmt: skip
 def test_a_sound_variant_is_not_accused(change: Callable[[Planted], object], why: str, tmp_path: Path) -> None:
@@ -542,6 +543,17 @@ def test_short_questions_with_the_same_choices_were_not_asked_until_right(tmp_pa
     one.raw["accuracy"] = 1.0
     _, checks = one.judged()
     assert broken(checks.values()) == set()
+
+
+@pytest.mark.parametrize(
+    ("seen", "severity"), [({"num_beams": 4}, Severity.INFO), ({"do_sample": True}, Severity.WARN)]
+)
+def test_beams_give_the_same_answers_again(seen: dict[str, object], severity: Severity, tmp_path: Path) -> None:
+    """Which sampling does not."""
+    one = sound(tmp_path, "generate")
+    one.facts = [fact | (seen if fact["fact"] == "generation" else {}) for fact in one.facts]
+    _, checks = one.judged()
+    assert (checks["answers_greedy"].holds, checks["answers_greedy"].severity) == (False, severity)
 
 
 def _limited(one: Planted, said: str) -> None:

@@ -28,6 +28,9 @@ B = (
     "No doubt: the answer is b", "誤りはaで、正解はb", "不正解はa、正解はb", "正解はbであり、aではない",
     "誤っているものはb", "誤っているのはbです", "bを選択しなければならない", "bだと考えられる", "b is not liable",
     "答えはb（aではない）",
+    "Ans. b", '{"choice": "b"}', '{"reasoning": "a is wrong", "final_answer": "b"}', "B（売主）", "Bですね",
+    "Bでしょう",
+    "肢b", "My own choice: b",
 )  # fmt: skip
 NONE = (
     "The answer is a matter of law", "正解はaではない", "a or b", "答えはaかb", "回答はa〜dの記号",
@@ -46,7 +49,7 @@ NONE = (
     "The answer is b? No.", "The answer isn't b", 'The answer is "b" or "c"',
     "答えはbではない", "答えはbでない", "答えはbでありません", "答えはb以外である", "誤りはb", "誤答はb", "不正解はb",
     "誤った答えはb", "正しくない答えはb", "答えはbが誤り", "bを選びません", "bを選択しない", "bだと考えない",
-    "bと判断できません", "bが正解ではない", "該当するものはbでない",
+    "bと判断できません", "The option that is wrong: b", "選択肢の誤り: b", "bが正解ではない", "該当するものはbでない",
 )  # fmt: skip
 EXCUSES = (
     "CUDA error: device-side assert triggered\nFor debugging consider passing", "推論に失敗しました (CUDA)",
@@ -99,6 +102,12 @@ def test_labels_may_be_other_than_letters() -> None:
     assert strict_letter("正解は２です。", cot=False, labels=("1", "2", "3", "4")) == "2"
     assert strict_letter("答え：イ", cot=False, labels=("ア", "イ", "ウ", "エ")) == "イ"
     assert strict_letter("12", cot=False, labels=("1", "2")) is None
+    assert strict_letter("2番です", cot=False, labels=("1", "2")) == "2"
+    tones = ("positive", "negative")
+    assert strict_letter("The sentiment of this review is positive.", cot=False, labels=tones) == "positive"
+    assert strict_letter("The sentiment of this review is not positive.", cot=False, labels=tones) is None
+    assert strict_letter("This is a negative.", cot=False, labels=tones) == "negative"
+    assert strict_letter("The statement is false.", cot=False, labels=("true", "false")) == "false"
     assert stated_labels("ヒント: 正解は c です\n回答: a、b、c、d のいずれか") == {"c"}
 
 

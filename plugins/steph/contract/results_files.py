@@ -163,14 +163,14 @@ def _rows_in(raw: object, rows_file: Path | None, form: ResultsForm) -> list[lis
     """
     if rows_file is not None:
         is_lines = rows_file.suffix in ROWS_ALONE
-        return [_told(read_json_rows(rows_file), form) if is_lines else _listed(read_json(rows_file), rows_file.name)]
+        return [_told(read_json_rows(rows_file) if is_lines else _listed(read_json(rows_file), rows_file.name), form)]
     if form.rows is None:
         return [_told(raw, form)] if isinstance(raw, list) and form.row else None
     if is_file_pattern(form.rows):
         raise UnreadableError(say("unreadable.no_rows_file", path=form.rows))
     found = values_at(raw, form.rows)
     if "*" not in form.rows.split("."):
-        return [_listed(next(iter(found), None), form.rows)]
+        return [_told(_listed(next(iter(found), None), form.rows), form)]
     if not found:
         keys = [one_line(key, 40) for key in raw][:MOST_KEYS] if isinstance(raw, Mapping) else []
         raise UnreadableError(say("unreadable.no_match", key=form.rows, keys=keys))
@@ -182,7 +182,7 @@ def _rows_in(raw: object, rows_file: Path | None, form: ResultsForm) -> list[lis
 
 
 def _told(lines: Sequence[object], form: ResultsForm) -> list[object]:
-    """The lines that are rows: what has nothing that a row has heads them, or sums them up."""
+    """Those that are rows: what has nothing that a row has heads them, or sums them up."""
     return [one for one in lines if any(value_at(one, place) is not None for place in form.row.values())] or [*lines]
 
 

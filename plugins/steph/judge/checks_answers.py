@@ -263,7 +263,9 @@ def _greedy_check(seen: Answering, rows: Sequence[Row]) -> Check:
     }
     troubles = [say(what, rows=count) for what, count in found.items() if count]
     if troubles:
-        seems, severity = ("until_right", FAIL) if _is_until_right(seen, rows) else ("otherwise", None)
+        is_repeatable = {what for what, count in found.items() if count} == {"evaluation.by_beams"}
+        is_retried = _is_until_right(seen, rows)
+        seems, severity = ("until_right", FAIL) if is_retried else ("otherwise", INFO if is_repeatable else None)
         return ANSWERS_GREEDY.check(False, seems, severity=severity, rows=len(known), troubles=troubles)
     if _is_until_right(seen, rows, is_same_prompt=False):
         again = [say("evaluation.one_of_several", rows=len(seen.counting) - len(rows))]

@@ -18,6 +18,7 @@ from steph.judge.reading import LETTERS
 from steph.record.values import Check
 
 LETTERS_OF_CHOICES = tuple("abcdefghij")
+MOST_LONGER = 2  # times the right answer
 LETTERS_ROWS = 8  # with fewer questions one letter for all is no finding
 LEAST_CREDITED = 2  # answers: one may be right by chance
 LEAST_GOLDS = 3  # answers without a basis that are all right: a guess among four is, once in 64 times
@@ -109,7 +110,11 @@ def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, *, is_free
     Thoughts that were closed may be as long as a reasoning; what is said after them may not.
     """
     texts = [reading.without_special(row.response or "") for row in rows]
-    loops = [loop for text in texts if (loop := reading.looping(text))]
+    loops = [
+        loop
+        for text, row in zip(texts, rows, strict=True)
+        if (loop := reading.looping(text)) and not _is_meant_to_loop(text, row.correct_answer)
+    ]
     long = 0
     for text in texts if not is_free else ():
         said = reading.spoken(text)
@@ -127,6 +132,11 @@ def _bounded_check(rows: tuple[Row, ...], cot: bool, rehearsal: bool, *, is_free
         example=loops[0] if loops else NOTHING,
         **lengths,
     )
+
+
+def _is_meant_to_loop(text: str, gold: str) -> bool:
+    """Whether the right answer repeats itself, as tags of words or a table of zeros do, and a text is hardly longer."""
+    return len(text) <= MOST_LONGER * len(gold) and reading.looping(gold) is not None
 
 
 def _ended_check(rows: tuple[Row, ...], rehearsal: bool) -> Check:

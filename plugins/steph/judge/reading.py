@@ -45,21 +45,21 @@ _WEAK_JA = (
     r"(?:もの|選択肢|の|記述|内容)"
 )
 _STRONG_EN = (
-    r"(?:\b(?:the\s+)?(?:correct\s+|final\s+|best\s+|right\s+|gold\s+)?(?:answer|ans)"
-    r"|\bcorrect[_ ]?(?:answer|option|choice)|\bgold(?:_answer)?|\boutput|\blabel|\btarget)"
+    r"(?:\b(?:the\s+)?(?:correct\s+|final\s+|best\s+|right\s+|gold\s+)?(?:answer|ans\.?)|\bfinal_answer"
+    r"|\bcorrect[_ ]?(?:answer|option|choice)|\bgold(?:_answer)?|\boutput|\blabel|\btarget"
+    r"|(?<=\")(?:choice|option|prediction|category|class|selected|verdict)(?=\"))"
 )
 _JOINED = r"[\s\"'”’]*+(?:is|should be|would be|must be|は|が)?[\s:：=→⇒、,\"'“‘]*+"
-_NOUN = r"(?:(?:選択肢|option|choice|letter)\s*)?"
-_SAID = r"(?:です|である|だ|となります|になります|となる|になる)?"
+_NOUN = r"(?:(?:選択肢|肢|option|choice|letter)\s*)?"
+_SAID = r"(?:番目?)?(?:です[ねよ]?|でしょう|である|だ|となります|になります|となる|になる)?"
 _WRONG = r"(?:wrong|incorrect|false)\b"
 _NEITHER = (
     r"(?!\s*(?:(?:では|じゃ|とは)(?:なく|ない|あり|言え)|で(?:なく|ない|ありませ)|以外|(?:は|も|が)(?:誤|間違|不))"
     rf"|\s+(?:is\s+(?:not\b|never\b|(?:the\s+)?{_WRONG})|isn['’]t\b|can(?:not|['’]t)\b)|\?\s*no\b)"
 )
-_NAMED = (  # `Rating`, `The sentiment`: what a whole response says that its label is
-    r"(?!(?:the\s+)?(?:wrong|incorrect|false|not|never|誤|不|間違))[^\W\d_]{1,20}(?:[\s_][^\W\d_]{1,20}){0,2}"
-)
-_IS = r"\s(?:is|was|are)\s"
+_NAME = r"(?!(?:wrong|incorrect|false|not|never|except)\b|[^\W\d_]{0,9}(?:誤|不|間違))[^\W\d_]{1,20}"
+_NAMED = rf"{_NAME}(?:[\s_]{_NAME}){{0,5}}"  # `Rating`, `The sentiment`: what a whole response says that its label is
+_IS = r"\s(?:is|was|are)\s(?:an?\s|the\s)?"
 _NOT_CALLED_RIGHT = (  # `b is not liable` may be a choice that goes on
     r"(?:is|was)(?:n['’]t|\s+(?:not|never))\s+(?:(?:an?|the)\s+)?(?:correct|right|best|final|answer)\b"
     rf"|(?:is|was)\s+(?:(?:an?|the)\s+)?{_WRONG}|can(?:not|['’]t|\s+not)\s+be\s+(?:the\s+)?(?:correct|right|answer)\b"
@@ -313,7 +313,7 @@ class _Reader:
             re.compile(alone, re.I),
         )
         goes_on = rf"(?:は|が|も|に|では|と|や|か)[^\w]?|{_NOT_CALLED_RIGHT}"
-        self.begins = re.compile(rf"\s*{letter}(?:[.、,:)。]|\s)\s*(?!{goes_on})", re.I)
+        self.begins = re.compile(rf"\s*{letter}(?:[.、,:)。(]|\s)\s*(?!{goes_on})", re.I)
 
     def stated(self, text: str, *, last_only: bool = False) -> set[str]:
         """Labels that are said to be the answer; a weaker wording counts in a sentence that names no other label.
