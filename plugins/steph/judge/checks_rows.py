@@ -300,15 +300,18 @@ def _drawn_again(begins: TrainingBegins, batches: Sequence[Batch]) -> int:
     hashes = begins.row_hashes or ()
     counts = Counter(hashes)
     a_step = max(1, (begins.batch_size or 1) * (begins.accumulation or 1) * (begins.world_size or 1))
-    seen: dict[int, Counter[str]] = {}
+    seen, rows = dict[int, Counter[str]](), Counter[int]()
     in_step = Counter((batch.pid, batch.step) for batch in batches)
     for n, batch in enumerate(batches):
         is_often = in_step[batch.pid, batch.step] > (begins.accumulation or 1)
         if n and is_often and _is_same_batch(batches[n - 1], batch):
             continue
-        if batch.step is not None and batch.step < len(hashes) // a_step:
+        # of a loop nothing tells how many batches a step takes
+        rows[batch.pid] += len(batch.row_hashes or ())
+        step, is_loop = batch.step, begins.source == "loop"
+        if rows[batch.pid] <= len(hashes) if is_loop else step is not None and step < len(hashes) // a_step:
             seen.setdefault(batch.pid, Counter()).update(batch.row_hashes or ())
-    again = sum(number - 1 for rows in seen.values() for row, number in rows.items() if number > 1 and counts[row] == 1)
+    again = sum(number - 1 for own in seen.values() for row, number in own.items() if number > 1 and counts[row] == 1)
     return again if again > 1 else 0
 
 

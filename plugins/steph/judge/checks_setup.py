@@ -100,14 +100,23 @@ def trainings_in(witness: Witness | None) -> list[Seen]:
         for start, end in pairwise([*starts, len(process.facts)]):
             part = Process(process.pid, process.rank, process.facts[start:end])
             ends = part.of(TrainingEnds)
+            batches = tuple(batch for batch in part.of(Batch) if batch.training or batch.grad is not False)
             seen = Seen(
-                process, part.of(TrainingBegins)[0], ends[-1] if ends else None,
-                tuple(batch for batch in part.of(Batch) if batch.training or batch.grad is not False),
+                process, _with_own_rows(part.of(TrainingBegins)[0], batches), ends[-1] if ends else None, batches,
                 tuple(line for line in part.of(Logged) if not line.eval), tuple(earlier),
             )  # fmt: skip
             earlier += [ends[-1].raised] if ends and ends[-1].raised else []
             found.append(seen)
     return found
+
+
+def _with_own_rows(begins: TrainingBegins, batches: Sequence[Batch]) -> TrainingBegins:
+    """A loop's last loader may be another one's than the training's, and its rows be changed on their way."""
+    trained = {row for batch in batches for row in batch.row_hashes or ()}
+    if begins.source == "trainer" or not begins.row_hashes or trained & {*begins.row_hashes}:
+        return begins
+    unknown = dict.fromkeys(("rows", "row_hashes", "row_fingerprints", "sampler"))
+    return begins.model_copy(update=unknown)
 
 
 def has_packed_batches(witness: Witness | None) -> bool:

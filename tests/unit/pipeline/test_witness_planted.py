@@ -391,3 +391,58 @@ def test_how_likely_a_scored_text_was_is_seen(watched_host: ScriptHost, tiny_mod
         assert found[1] == pytest.approx(ended, abs=0.01)
         assert found[1] - found[3] == pytest.approx(alone, abs=0.01)
     assert read[3].labels[0]["a"] == pytest.approx(letter, abs=0.01)
+
+
+LOADED = """
+import sys
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])).train()
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+rows = [{"input_ids": [20 + n, 30 + n, 40 + n, 2]} for n in range(8)]
+collate = lambda batch: torch.tensor([row["input_ids"] for row in batch])
+list(DataLoader([{"input_ids": [7, 7, 2]}] * 3, 2, collate_fn=collate))  # rows that are held out
+for ids in DataLoader(ROWS, 2, shuffle=True, collate_fn=collate):
+    model(input_ids=CHANGED, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "changed", "seen_rows", "distinct"),
+    [
+        ("rows", "ids", 8, 8),
+        ("rows[:4] * 2", "ids", 8, 4),
+        ("rows", "ids + 1", None, 0),
+        ("iter(rows)", "ids", None, 0),
+    ],
+)
+def test_the_rows_of_a_loops_loader_are_seen(
+    rows: str,
+    changed: str,
+    seen_rows: int | None,
+    distinct: int,
+    watched_host: ScriptHost,
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    """All of them, and not only those of its first batches; where they are changed on their way they are not known."""
+    script = LOADED.replace("ROWS", rows).replace("CHANGED", changed)
+    if "iter" in rows:  # a stream has no length
+        script = script.replace("iter(rows), 2, shuffle=True", "Stream(), 2").replace(
+            "collate =",
+            "class Stream(torch.utils.data.IterableDataset):\n    __iter__ = lambda self: iter(rows)\ncollate =",
+        )
+    (tmp_path / "loop.py").write_text(script)
+    done, seen = run(watched_host, tmp_path, "loop.py", tiny_model)
+    assert done.returncode == 0, done.stdout
+    assert not seen.of(Blind)
+    training = training_in(seen)
+    assert training is not None
+    assert (training.begins.source, training.begins.rows) == ("loop", seen_rows)
+    assert len({*(training.begins.row_hashes or ())}) == distinct

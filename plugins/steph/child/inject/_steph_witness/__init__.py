@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # a library's module, our part that knows it, and the function there which sets the hooks
 HOOKS = {
     "torch.optim.optimizer": ("training", "hook_optimizers"),
+    "torch.utils.data.dataloader": ("training", "hook_loaders"),
     "torch._dynamo.eval_frame": ("generation", "hook_compiled"),
     "transformers.trainer": ("training", "hook_trainer"),
     "transformers.trainer_callback": ("training", "hook_callbacks"),

@@ -98,6 +98,7 @@ class _Now:
     unlabelled: dict[str, Any] | None = None  # the last of these, where the loss is the loop's own
     calls: list[_Call] = []  # noqa: RUF012 - before the training, likewise
     call: _Call | None = None  # the one that is made now
+    loader: Any = None  # that was last asked for rows, before a training
 
 
 def hook_optimizers(module: ModuleType) -> None:
@@ -108,6 +109,26 @@ def hook_optimizers(module: ModuleType) -> None:
     module.register_optimizer_step_pre_hook(_step_comes)
     module.register_optimizer_step_post_hook(_step_done)
     splice.first(module.Optimizer.__init__, _made)
+
+
+def hook_loaders(module: ModuleType) -> None:
+    """The loader whose rows a loop asks for last before its first step."""
+    from . import splice
+
+    splice.first(module.DataLoader.__iter__, _loader_asked)
+
+
+def _loader_asked(given: dict[str, Any]) -> None:
+    """Kept until the first step, as an iterator alone keeps no loader."""
+    if _Steps.has_optimizer and _Now.training is None:
+        _Now.loader = given["self"]
+
+
+def _loop_rows() -> dict[str, Any]:
+    """The rows of that loader, where they lie there as tokens."""
+    loader, _Now.loader = _Now.loader, None
+    seen = tokens.described_rows(getattr(loader, "dataset", None))
+    return {**seen, "sampler": _sampler(loader)} if seen["row_hashes"] else {"rows": None}
 
 
 def _made(given: object) -> None:
@@ -232,7 +253,8 @@ def _trainer_begins(args: Any, state: Any, given: dict[str, Any]) -> None:
     _forget_waiting()
     model = given["model"]
     tokens.use(given.get("processing_class") or given.get("tokenizer"))
-    training = _Now.training = _Training("trainer", model, state)
+    training, _Now.loader = _Training("trainer", model, state), None
+    _Now.training = training
     training.due, training.is_packed = int(state.max_steps), getattr(args, "packing", None) is True
     models.forget_files(model)
     trainer = _trainer()
@@ -458,7 +480,7 @@ def _step_comes(optimizer: Any, args: object, kwargs: object) -> None:
     torch: Any = sys.modules["torch"]
     facts.write(
         "training_begins", at=training.began, source="loop", **_optimizer(optimizer, None), resumed=False,
-        rows=None, precision="fp32" if not torch.is_autocast_enabled() else "bf16", world_size=_world_size(),
+        **_loop_rows(), precision="fp32" if not torch.is_autocast_enabled() else "bf16", world_size=_world_size(),
         **_model_at(training, model),
     )  # fmt: skip
     weights.trained(model)
@@ -623,7 +645,7 @@ def saved(model: Any) -> None:
 
 @facts.forgets
 def _forget() -> None:
-    _Now.training, _Now.last_step = None, None
+    _Now.training, _Now.last_step, _Now.loader = None, None, None
     _Steps.done, _Steps.rateless, _Steps.optimizer, _Steps.age = 0, 0, None, None
     _forget_waiting()
 
