@@ -249,7 +249,12 @@ def frame_added(
     if len(prompts) < LEAST_PROMPTS or len(rows) < LEAST_ROWS:
         return None
     counts = Counter(one for prompt in prompts for one in set(prompt))
-    own = {one for row in asked for text in (row.question, *_choices(row.choices)) for one in _fingerprints(text)}
+    # choices with their labels may stand there as they are written in the results
+    told = [
+        (row.question, *_choices(row.choices), *map(str, row.choices if isinstance(row.choices, list) else ()))
+        for row in asked
+    ]
+    own = {one for texts in told for text in texts for one in _fingerprints(text)}
     asked_until = max((n for n, one in enumerate(prompts[0], 1) if one in own), default=len(prompts[0]))
     text = prompts[0][asked_until:] if are_full else prompts[0]
     frame = [one for one in text if counts[one] >= FRAME_SHARE * len(prompts) and one not in own]
