@@ -217,8 +217,8 @@ class TrainRows(Value):
     format: KnownFormat = "input_output"
     """What a row looks like: texts `input` and `output`; `prompt` and `completion`; `messages` of `role` and
     `content`; `instruction`, `input` and `output` (alpaca); `conversations` of `from` and `value` (sharegpt); `text`
-    alone; keys or columns of its own, `"question -> answer"` or `"question + passage -> answers.text.0"`; or `none`, where
-    the program takes its rows from elsewhere, such as a data set of the Hub."""
+    alone; keys or columns of its own, `"question -> answer"` or `"question + passage -> answers.text.0"`; or `none`,
+    where the program takes its rows from elsewhere, such as a data set of the Hub."""
     labels: Literal["answer", "all"] | None = None
     """Which tokens of a row are learnt: the answers' alone, or all. Not given: nothing is held against it."""
 
