@@ -369,6 +369,7 @@ mask[0, -2:] = mask[1, :2] = 0
 model(input_ids=padded, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
 model(input_ids=torch.tensor([ids]), logits_to_keep=len(said) + 2)
 cache = model(input_ids=torch.tensor([asked]), use_cache=True).past_key_values
+model(input_ids=torch.zeros(1, 3, dtype=torch.long), attention_mask=torch.zeros(1, 3, dtype=torch.long))
 print(logs[len(asked) - 1, tokenizer.encode("a", add_special_tokens=False)[0]].item())
 model(input_ids=torch.tensor([said]), past_key_values=cache)
 with torch.no_grad():
@@ -384,8 +385,8 @@ def test_how_likely_a_scored_text_was_is_seen(watched_host: ScriptHost, tiny_mod
     assert not seen.of(Blind)
     alone, ended, letter = map(float, done.stdout.split()[-3:])
     read = seen.of(Likelihoods)
-    assert len(seen.of(Scoring)) == len(read) + 1 == 6
-    assert [fact.training for fact in seen.of(Scoring)] == [False] * 5 + [True]
+    assert len(seen.of(Scoring)) == len(read) + 1 == 7
+    assert [fact.training for fact in seen.of(Scoring)] == [False] * 6 + [True]
     for endings in (row for fact in read[:3] for row in fact.endings):
         (found,) = [one for one in endings if one[0] == text_hash("30日以内")[:8]][:1]
         assert found[1] == pytest.approx(ended, abs=0.01)

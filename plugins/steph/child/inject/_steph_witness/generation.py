@@ -312,6 +312,10 @@ def scored(model: Any, arguments: dict[str, Any]) -> list[list[int]] | None:
     return ids.tolist() if count <= _FIRST_CALLS and is_whole else None
 
 
+def _log_of(logits: Any, token: int) -> Any:
+    return logits[token] - logits.logsumexp(-1)
+
+
 @facts.guarded("likelihoods")
 def _read_likelihoods(ids: list[list[int]], mask: Any, logits: Any) -> None:
     """How likely the model finds the last tokens of each row, and what a label after it.
@@ -325,15 +329,21 @@ def _read_likelihoods(ids: list[list[int]], mask: Any, logits: Any) -> None:
     marks = mask.tolist() if _is_plain(mask) and list(mask.shape) == [len(ids), len(ids[0])] else None
     before = len(ids[0]) - int(logits.shape[1])  # places whose logits were not asked for
     endings, labels, special = [], [], tokens.special_ids()
+    # an index beyond the logits would end a program on a GPU
+    letters = {text: one for text, one in tokens.label_ids().items() if one < int(logits.shape[2])}
+    if max(map(max, ids)) >= int(logits.shape[2]):
+        return
     with torch.no_grad():
         for n, row in enumerate(ids[:_MOST_SCORED]):
-            places = [place for place in range(len(row)) if not marks or marks[n][place]]
+            places = [place for place in range(len(row)) if not marks or marks[n][place]] or [0]
             learnt = [place for place in places[1:] if place - 1 >= before][-_LONGEST_CHOICE:]
-            known = [logits[n, place - 1 - before].float().log_softmax(-1)[row[place]] for place in learnt]
+            # one place at a time: no vocabulary is kept, and memory's peak stays the program's
+            known = [_log_of(logits[n, place - 1 - before].float(), row[place]) for place in learnt]
             likely = torch.stack(known).tolist() if known else []
             endings.append(tokens.endings([row[place] for place in learnt], likely, special))
-            after = logits[n, places[-1] - before].float().log_softmax(-1)
-            labels.append({text: round(float(after[one]), 4) for text, one in tokens.label_ids().items()})
+            after = logits[n, places[-1] - before].float()
+            likely = (after[[*letters.values()]] - after.logsumexp(-1)).tolist() if letters else []
+            labels.append({text: round(one, 4) for text, one in zip(letters, likely)})
     facts.write("likelihoods", endings=endings, labels=labels)
 
 
