@@ -225,6 +225,9 @@ def chosen(n: int, behind: Callable[[str, str], str]) -> Row:
         (lambda n: plain(n, f"Review this. {said(n, 6)} {{question}}"), False),
         (lambda n: plain(n, f"<td>{said(n, 4)}</td><td>&nbsp;{n}&nbsp;&lt;b&gt;</td>"), True),  # HTML
         (lambda n: plain(n, f"&lt;td&gt;{said(n, 4)}&lt;/td&gt;&nbsp;{n}"), False),
+        (lambda n: plain(n, said(n, 9), ("none", "none", "fraud")[n % 3]), True),  # a class of its own
+        (lambda n: plain(n, said(n, 9), ("None", "None", "fraud")[n % 3]), False),
+        (lambda n: plain(n, said(n, 9), "none" if n % 3 else said(n, 4, salt="fraud")), False),
         (lambda n: plain(n, said(n % 12, 9), WORDS[n % 12]), True),  # twelve rows that weigh more
         (lambda n: plain(n, said(n % 12, 9), WORDS[n % 20]), False),  # and that have several answers
         (lambda n: plain(n, said(n % 4, 9), WORDS[n % 4]), False),  # or are hardly any
@@ -234,7 +237,8 @@ def chosen(n: int, behind: Callable[[str, str], str]) -> Row:
         (lambda n: chosen(n, lambda gold, right: f"A pupil's answer: {gold}"), False),
     ],
     ids=[
-        "code", "one_field", "html", "escaped", "repeated", "several_answers", "four_questions", "passage",
+        "code", "one_field", "html", "escaped", "none", "python_none", "no_text", "repeated",
+        "several_answers", "four_questions", "passage",
         "right_choice_again", "another_s_answer", "right_letter",
     ],
 )  # fmt: skip

@@ -132,6 +132,9 @@ def _plausible_check(rows: Sequence[TrainingRow], texts: Sequence[str], asked: S
     is_few = len(prompts) <= LEAST_DISTINCT * len(rows) and not is_repeated
     is_one = most > MOST_ALIKE * len(rows) or is_few
     words = [answer.lower() for answer in given]
+    spelled = [*zip(words, (row.answer.strip() for row in rows), strict=True)]
+    others = [word for word in words if word not in _EMPTY]
+    is_class = 2 * len({*others}) <= len(others)  # as the others are, `none` may be one; Python writes a None otherwise
     # to a question with choices "None" is no answer, unless it is one of them
     empty = [
         word in _EMPTY
@@ -144,7 +147,7 @@ def _plausible_check(rows: Sequence[TrainingRow], texts: Sequence[str], asked: S
         "rows.one_prompt": (most if is_one and not is_free else 0, 0.0),
         "rows.fields": (max(fields.values(), default=0), MANY),
         "rows.no_answers": (sum(word in _MISSING for word in words) + sum(empty), FEW),
-        "rows.empty_answers": (sum(word in _EMPTY for word in words), MANY),
+        "rows.empty_answers": (sum(word in _EMPTY and not (is_class and own == "none") for word, own in spelled), MANY),
         "rows.misread": (sum(_is_misread(row.text) for row in rows), FEW),
         "rows.escaped": (
             sum(len(_ESCAPE.findall(row.text)) >= LEAST_ESCAPES and not _TAG.search(row.text) for row in rows),
