@@ -149,6 +149,22 @@ def explained(n: int, taught: str = "output") -> Row:
     return row | {"output": row[taught]}
 
 
+def listed(n: int, salt: str = "", label: str = "") -> Row:
+    """A question, its short choices as a list, and the number of the right one."""
+    choices = [f"{label and 'ABCD'[k] + label}{said(4 * n + k, 2, salt=salt)}" for k in range(4)]
+    return {"question": said(n, 9, salt=salt), "choices": choices, "answer": n % 4}
+
+
+@pytest.mark.parametrize(("salt", "label", "found"), [("", ". ", set()), ("other", "", {"rows_seen"})])
+def test_a_list_of_choices_is_told_apart_by_what_the_program_writes_between(
+    salt: str, label: str, found: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels of the program's own make no cut rows of short choices; other questions are other rows."""
+    monkeypatch.setattr(f"{__name__}.format_of", lambda rows: "question + choices -> answer")
+    rows, trained = ([listed(n, *of) for n in range(COUNT)] for of in ((), (salt, label)))
+    assert judged(tmp_path, rows, trained) == found
+
+
 @pytest.mark.parametrize(("taught", "is_found"), [("explanation", True), ("note", False), ("output", False)])
 def test_another_field_than_the_answer_is_learnt(taught: str, is_found: bool, tmp_path: Path) -> None:
     """Which is no answer of the file's; a field that has the whole row is learnt where all of it is."""

@@ -135,9 +135,10 @@ def training_row(row: Mapping[str, object], row_format: RowFormat = "input_outpu
             raise ValueError(say("row.no_file"))
         case _:
             asked, answered = own_keys(row_format) or ((), "")
-            prompts = [text for key in asked if (text := _own_text(row, key))]
-            turns = (*(Turn("user", text) for text in prompts), Turn("assistant", _own_text(row, answered)))
-            if not prompts or not turns[-1].text:
+            prompts = [text for key in asked for text in _own_texts(row, key) if text]  # a list of choices is many
+            answers = _own_texts(row, answered)  # which may be empty, as where nothing is to be found
+            turns = (*(Turn("user", text) for text in prompts), Turn("assistant", "\n".join(answers)))
+            if not prompts or not answers:
                 raise ValueError(say("row.no_text", key=repr(answered if prompts else asked[0])))
     if is_chat:  # what is said after the last answer is not learnt from
         last = max((n for n, turn in enumerate(turns) if turn.role in _ANSWERING), default=None)
@@ -157,24 +158,18 @@ def own_keys(row_format: RowFormat) -> tuple[tuple[str, ...], str] | None:
     return (prompts, answer) if arrow and all(prompts) and answer else None
 
 
-def _own_text(row: Mapping[str, object], path: str) -> str:
-    """What stands at a key, or at a dotted path of keys and places in lists, as text."""
+def _own_texts(row: Mapping[str, object], path: str) -> list[str]:
+    """What stands at a key, or at a dotted path of keys and places in lists, as text; a list's parts one by one."""
     value: object = row.get(path)
     if value is None:
         value = row
         for key in path.split("."):
             if isinstance(value, list) and key.isdecimal():
-                value = value[int(key)] if int(key) < len(value) else None
+                value = value[int(key)] if int(key) < len(value) else ""
             else:
                 value = value.get(key) if isinstance(value, Mapping) else None
-    return _as_text(value)
-
-
-def _as_text(value: object) -> str:
-    """A text, a number as one, or a list of them, a line each; nothing of anything else."""
-    if isinstance(value, list):
-        return "\n".join(map(_as_text, value))
-    return value if isinstance(value, str) else str(value) if isinstance(value, int | float) else ""
+    parts = (value or [""]) if isinstance(value, list) else [value]
+    return [str(part) for part in parts if isinstance(part, str | int | float)]
 
 
 def format_of(rows: Iterable[Mapping[str, object]]) -> RowFormat | None:
