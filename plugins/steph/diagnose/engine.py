@@ -64,6 +64,7 @@ _ABOUT_A_NAME = re.compile(
     r"|NameError: name '|AttributeError: (?:partially initialized )?(?:module|type object) '?[\w.]+'? has no attribute"
     r"|TypeError: [\w.<>]{1,120}\(\) got an unexpected keyword argument)"
 )
+_REASON_IS_BELOW = frozenset(("compile_failed",))  # cases whose first line only says that a compiler failed
 _OF_NAMES = frozenset((Cause.IMPORT_ERROR, Cause.API_DRIFT, Cause.BNB_SETUP, Cause.OTHER))
 _LIBRARY_FRAME = re.compile(r"(?:(?:site|dist)-packages|[/\\]src|lm-evaluation-harness)[/\\](?P<rest>.*)")
 _HANDLES_DATA = re.compile(
@@ -290,12 +291,17 @@ def clue_of(raised: reader.Raised, around: str = "") -> Clue:
     frames = _frames_of(raised)
     best = Clue(Cause.OTHER, Weight.UNKNOWN)
     causes = _OF_NAMES if _ABOUT_A_NAME.match(raised.line) else None
+    opened: Clue | None = None  # told by the first line, which leaves the reason to the lines below
     for said in raised.texts:
         found = first_match("raised", said[:8000], frames, causes=causes, around=around)
         if found is not None and (found.weight >= Weight.CERTAIN or found.weight is Weight.ECHO):
-            return found
+            if found.case not in _REASON_IS_BELOW:
+                return found
+            opened = found
         if found is not None and (best.cause is Cause.OTHER or found.weight > best.weight):
             best = found
+    if opened is not None:
+        return opened
     library = _LIBRARY_FRAME.search(raised.last_frame)
     if best.cause is Cause.BAD_DATA and best.weight is Weight.LIKELY and library:
         is_of_rows = _HANDLES_DATA.search(library["rest"]) is not None
