@@ -601,3 +601,17 @@ def test_two_packages_that_fail_at_import_are_updated_together() -> None:
     assert "pip install -U deepspeed pydantic)" in told(log)
     assert "pydantic from when deepspeed" in told(log)
     assert "from when deepspeed" not in told(log.replace("import deepspeed", "run()"))
+
+
+@pytest.mark.parametrize(
+    ("frame", "is_named"),
+    [("/e/site-packages/lm_eval/models/vllm_causallms.py", True), ("/w/train.py", False)],
+)
+def test_the_library_that_passes_an_unknown_argument_is_named(frame: str, *, is_named: bool) -> None:
+    """The frame that called shows who must change: a library by its name, a script of one's own by its line."""
+    log = f"""Traceback (most recent call last):
+  File "{frame}", line 150, in start
+    engine = EngineArgs(disable_log_requests=True)
+TypeError: EngineArgs.__init__() got an unexpected keyword argument 'disable_log_requests'"""
+    assert ("pip install -U lm" in told(log)) is is_named
+    assert "If your script does, remove or rename it." in told(log)
