@@ -245,6 +245,22 @@ def test_rows_of_another_text_are_found(sound: TrainEvidence, tmp_path: Path) ->
     assert found["rows_seen"] is Severity.WARN
 
 
+@pytest.mark.parametrize("length", [24, 300])
+def test_a_file_of_which_no_row_was_trained_on_fails(sound: TrainEvidence, tmp_path: Path, length: int) -> None:
+    """Also where the file's questions are short, and most of them have no piece of their own."""
+    file = tmp_path / "train.jsonl"
+    kept = [{"input": row["input"][:length], "output": row["output"]} for row in _rows(sound)]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    evidence = replace(sound, train_file=file)
+    own, other = ([fingerprints(text) for text in texts] for texts in (
+        [row["input"] + row["output"] for row in kept[:32]],
+        [f"The baker sold {n} loaves before dawn. Is sentence {n * 7} a happy one? yes" for n in range(32)],
+    ))  # fmt: skip
+    found = broken(judged(evidence, tmp_path / "a", each("training_begins", row_fingerprints=other)))
+    assert found["rows_seen"] is Severity.FAIL
+    assert "rows_seen" not in broken(judged(evidence, tmp_path / "b", each("training_begins", row_fingerprints=own)))
+
+
 def test_choices_in_another_order_have_answers_of_their_own(sound: TrainEvidence, tmp_path: Path) -> None:
     """An answer is the file's only where its question stands as in the file, or is cut at its ends."""
     texts = (

@@ -161,10 +161,14 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
     strange = [not one for batch in own for one in batch.of_data_set or ()]
     if len(strange) >= LEAST_ROWS and 2 * sum(strange) > len(strange):
         troubles.append(say("rows.changed", rows=len(strange), changed=sum(strange)))
+    severity = None
     if foreign is not None:
         measured.append(say("rows.compared", rows=len(seen)))
-        if foreign > 0.5:
-            troubles.append(say("rows.foreign", rows=len(seen), percent=100 * foreign))
+    if not packing and _are_of_another_file(file, seen):
+        severity = FAIL
+        troubles.append(say("rows.none_of_file", rows=len(seen)))
+    elif foreign is not None and foreign > 0.5:
+        troubles.append(say("rows.foreign", rows=len(seen), percent=100 * foreign))
     origin = ROWS_SEEN.check(True, "of_file", measured=measured) if measured else ROWS_SEEN.check(None, "uncounted")
     answers = _answers_check(file, begins, batches)
     if answers.holds is not False and not packing and not evidence.says(OWN_ORDER):
@@ -172,7 +176,7 @@ def row_checks(evidence: TrainEvidence, begins: TrainingBegins | None, batches: 
         epochs = min(asked.num_epochs, asked.max_steps * asked.effective_batch_size / max(1, given))
         origin = _order_check(file, begins, batches, epochs) or origin
     return (
-        ROWS_SEEN.check(False, "otherwise", troubles=troubles) if troubles else origin,
+        ROWS_SEEN.check(False, "otherwise", severity=severity, troubles=troubles) if troubles else origin,
         _whole_check(file, () if packing else seen, evidence, max(widths, default=0), is_narrow=is_narrow or is_short),
         answers,
     )
@@ -321,6 +325,18 @@ def _is_same_batch(before: Batch, batch: Batch) -> bool:
     return is_same_step and Counter(before.row_hashes or ()) == Counter(batch.row_hashes or ())
 
 
+def _are_of_another_file(file: _FileRows, seen: Sequence[tuple[str, ...]]) -> bool:
+    """Whether no row has a piece of the file's, though rows of the file would nearly surely have had some.
+
+    Of a text of some 20 characters one piece is known on average, and of many none.
+    """
+    rows = [row for row in seen if row]
+    without_any = sum(not text for text in file.texts) / max(1, len(file.texts))
+    if file.is_part or without_any ** len(rows) > CHANCE:
+        return False
+    return not any(file.known.intersection(row) for row in rows)
+
+
 def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool) -> float | None:
     """The share of rows that say what the file does not; `exact`: no seams and no cuts can look like that."""
     # what each row has to itself: no template, which most rows have
@@ -351,8 +367,11 @@ def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: b
     longest = 1 if exact else FOREIGN_RUN
     share = sum(any(flag and length >= longest for flag, length in runs) for runs in foreign) / len(foreign)
     # where most of the file's rows are too short to be told from each other, what is foreign may be seams
-    if median(1 - one for one in shares) < LEAST_FROM_FILE and (exact or 2 * len(alone) > len(file.fields)):
-        share = 1.0
+    if median(1 - one for one in shares) < LEAST_FROM_FILE:
+        if exact or 2 * len(alone) > len(file.fields):
+            share = 1.0
+        elif not share:
+            return None
     return None if file.is_part and share else share
 
 
