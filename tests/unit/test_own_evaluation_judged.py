@@ -617,6 +617,28 @@ def test_a_question_that_is_its_own_example(prompt: str, is_found: bool, tmp_pat
     assert not is_found or checks["frame_as_trained"].severity is Severity.FAIL
 
 
+@pytest.mark.parametrize(
+    ("prompt", "is_found"),
+    [
+        ("{question}\n{choices}\n正解: {gold}\n答え:", True),
+        ("{question}\n{choices}\n(Correct: {gold})\nAnswer:", True),
+        ("{question}\n{choices}\n[The answer is {gold}.]", True),
+        ("{question}\n{choices}\n正解: {other}\n答え:", False),  # somebody's, to be judged
+        ("別の問い\n正解: {gold}\n{question}\n{choices}\n答え:", False),  # of an example that was chosen for it
+    ],
+)
+def test_a_prompt_that_ends_with_its_right_answer(prompt: str, is_found: bool, tmp_path: Path) -> None:
+    """In a line of its own behind the question, where nothing but the frame follows."""
+    one = sound(tmp_path, "choice")
+    for n, fact in enumerate(fact for fact in one.facts if fact["fact"] == "generation"):
+        text = prompt.format(question=QUESTIONS[n], choices=CHOICES[n], gold=GOLD[n], other=GOLD[n - 1])
+        lines = [text_hash(line)[:8] for line in text.splitlines()]
+        fact |= {"prompt_fingerprints": [list(fingerprints(text))], "prompt_lines": [lines]}
+    check = one.judged()[1]["frame_as_trained"]
+    assert (check.holds is False) is is_found
+    assert not is_found or check.severity is Severity.FAIL
+
+
 def test_numbers_are_found_as_they_are_written(tmp_path: Path) -> None:
     """With a comma, wide, or with a word behind them."""
     one = sound(tmp_path, "generate")

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise, product, takewhile
 from pathlib import Path
 from typing import TypeVar
@@ -598,6 +598,41 @@ def _told_by_lines(seen: Answering, asked: Sequence[Row]) -> bool:
     return len(told) == len(several) >= LEAST_GOLDS
 
 
+# what a line says before a right answer that it gives away; after NFKC and without blanks, as lines are hashed
+_TELLING = (
+    *("answer", "the answer", "correct", "correct answer", "right answer", "gold", "gold answer", "expected"),
+    *("expected answer", "solution", "label", "target", "key", "reference", "truth", "ground truth", "hint"),
+    *("正解", "正答", "答え", "解答", "回答", "ヒント", "答案", "정답", "Antwort", "Lösung", "réponse", "respuesta"),
+)
+_JOINING, _AROUND = (":", "=", "is", "は"), ("{}", "({})", "[{}]", "【{}】", "<{}>", "**{}**", "#{}", "-{}")
+
+
+def _told_in_words(seen: Answering, asked: Sequence[Row]) -> int:
+    """How many prompts name their right answer in the last line that not all of them have."""
+    prompts = []
+    for n, row in enumerate(asked):
+        own = [one for one in answers_to(seen.counting, row) if one.lines and asks(one, row)]
+        if len(own) > 1 and len(seen.counting) == len(asked):  # questions too short to be told apart
+            own = [seen.counting[n]]
+        prompts += [(row.correct_answer, one.lines) for one in own[:1] if row.correct_answer and one.lines]
+    if len({gold for gold, _ in prompts}) < 2:
+        return 0
+    common = set.intersection(*({*lines} for _, lines in prompts))
+    lasts = [(gold, next((one for one in reversed(lines) if one not in common), "")) for gold, lines in prompts]
+    told = sum(last in _telling_lines(gold) for gold, last in lasts)
+    return told if 2 * told > len(prompts) else 0
+
+
+@lru_cache(maxsize=64)
+def _telling_lines(gold: str) -> frozenset[str]:
+    words = {form for word in _TELLING for form in (word, word.capitalize(), word.title(), word.upper())}
+    golds = {gold, gold.capitalize(), gold.title(), gold.upper()}
+    texts = (
+        f"{word}{join}{one}{end}" for word in words for join in _JOINING for one in golds for end in ("", ".", "。")
+    )
+    return frozenset(text_hash(around.format(text))[:8] for text in texts for around in _AROUND)
+
+
 def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     """What all trained rows have before their question stands in the prompts, and the other way round.
 
@@ -607,6 +642,8 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     calls = {id(answer.call): answer.call for answer in seen.counting}.values()
     if not settings.use_rag and _told_by_lines(seen, asked):
         return FRAME_AS_TRAINED.check(False, "told", severity=FAIL)
+    if told := _told_in_words(seen, asked):
+        return FRAME_AS_TRAINED.check(False, "told_in_words", severity=FAIL, questions=len(asked), told=told)
     scored = [row for row in asked if row.response is None] if seen.witness.of(Likelihoods) else []
     if (told := _told_to_score(seen, scored)) > 1 and 2 * told > len(scored) and not settings.use_rag:
         return FRAME_AS_TRAINED.check(False, "told_to_score", severity=FAIL, questions=len(scored), told=told)
