@@ -473,7 +473,8 @@ def test_the_decision_names_the_card_the_hours_the_cost_and_what_comes_first() -
     assert blocked["rent"].startswith("まだです")
     lost = decision(factory.crashed())["first"]
     assert lost.startswith(
-        "節の「このステージだけのやり直し」のコマンドで実行し直してください。H-2 が通っていません(CRASHED)"
+        "止まった原因を直してから、節の「このステージだけのやり直し」のコマンドで実行し直してください。"
+        "H-2 が通っていません(CRASHED)"
     )
     assert decision(factory.live())["first"] == "H-2 は実行中です。"
 
