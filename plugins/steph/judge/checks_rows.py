@@ -328,11 +328,10 @@ def _is_same_batch(before: Batch, batch: Batch) -> bool:
 def _are_of_another_file(file: _FileRows, seen: Sequence[tuple[str, ...]]) -> bool:
     """Whether no row has a piece of the file's, though rows of the file would nearly surely have had some.
 
-    Of a text of some 20 characters one piece is known on average, and of many none.
+    A text of 20 characters has one piece on average, and often none.
     """
-    rows = [row for row in seen if row]
-    without_any = sum(not text for text in file.texts) / max(1, len(file.texts))
-    if file.is_part or without_any ** len(rows) > CHANCE:
+    rows, texts = [row for row in seen if row], file.texts
+    if file.is_part or (sum(not text for text in texts) / len(texts)) ** len(rows) > CHANCE:
         return False
     return not any(file.known.intersection(row) for row in rows)
 
