@@ -261,6 +261,16 @@ def test_a_file_of_which_no_row_was_trained_on_fails(sound: TrainEvidence, tmp_p
     assert "rows_seen" not in broken(judged(evidence, tmp_path / "b", each("training_begins", row_fingerprints=own)))
 
 
+def test_rows_in_small_letters_are_the_files(sound: TrainEvidence, tmp_path: Path) -> None:
+    """Of short questions no piece may be left as it was."""
+    file = tmp_path / "train.jsonl"
+    kept = [{"input": f"NAME THE CAPITAL OF LAND {n}", "output": "abcd"[n % 4]} for n in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    small = [fingerprints(f"{row['input']} {row['output']}".lower()) for row in kept[:32]]
+    found = judged(replace(sound, train_file=file), tmp_path, each("training_begins", row_fingerprints=small))
+    assert broken(found).get("rows_seen") is not Severity.FAIL
+
+
 def test_choices_in_another_order_have_answers_of_their_own(sound: TrainEvidence, tmp_path: Path) -> None:
     """An answer is the file's only where its question stands as in the file, or is cut at its ends."""
     texts = (

@@ -61,6 +61,7 @@ class _FileRows:
     prompts: frozenset[str]
     most_alike: float  # the share of rows that have the commonest answer
     has_plain_edges: bool  # its fields begin and end alike in all rows, so that a template leaves no seams
+    words: tuple[tuple[str, ...], ...] = ()  # of the fields, as they stand in the file
 
     @property
     def known(self) -> frozenset[str]:
@@ -333,7 +334,9 @@ def _are_of_another_file(file: _FileRows, seen: Sequence[tuple[str, ...]]) -> bo
     rows, texts = [row for row in seen if row], file.texts
     if file.is_part or (sum(not text for text in texts) / len(texts)) ** len(rows) > CHANCE:
         return False
-    return not any(file.known.intersection(row) for row in rows)
+    # a program may write all in small letters
+    small = {one for row in file.words for text in row for one in fingerprints(text.lower())}
+    return not any((file.known | small).intersection(row) for row in rows)
 
 
 def _foreign_share(file: _FileRows, seen: Sequence[tuple[str, ...]], *, exact: bool) -> float | None:
@@ -446,6 +449,7 @@ def _file_rows(path: Path | None, row_format: RowFormat) -> _FileRows | None:
         most_alike=Counter(row[-1] for row in rows).most_common(1)[0][1] / len(rows),
         prompts=frozenset(asked - {*answers, text_hash("")}),
         has_plain_edges=all(len(edge) == 1 for edge in edges[: -2 if all_short else -1]),
+        words=tuple(first),
     )
 
 
