@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -939,6 +940,22 @@ def test_the_choice_that_was_found_likeliest_is_the_answer(
     assert (check.holds, check.severity if found else None) == (found is None, found)
 
 
+@pytest.mark.parametrize(("said", "found"), [(LIKELIEST, None), ("abba", Severity.FAIL), ("bada", Severity.WARN)])
+@pytest.mark.parametrize(("style", "answers"), [("{label}", "abcd"), ("{label}", "ABCD"), ("{text}", DAYS)])
+def test_rows_without_choices_are_compared_by_their_answers(
+    tmp_path: Path, style: str, answers: Sequence[str], said: str, found: Severity | None
+) -> None:
+    """The labels in their order, or all answers that any row has, are what a question's scored texts choose between."""
+    one = scored(tmp_path, said, style=style)
+    for row in one.raw["rows"]:
+        row["c"] = ""
+        row["gold"], row["said"] = (answers["abcd".index(row[key])] for key in ("gold", "said"))
+    check = one.judged()[1]["answers_likeliest"]
+    is_known = style == "{label}" or {*said, *LIKELIEST} == {*"abcd"}
+    assert check.holds is (found is None if is_known else None)
+    assert found is None or not is_known or check.severity is found
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_choices_that_are_scored_with_dropout_are_told_of(tmp_path: Path, training: bool) -> None:
     """Nobody called `eval()`: each score has some chance in it."""
@@ -953,13 +970,13 @@ def test_the_likeliest_letter_is_the_answer(tmp_path: Path) -> None:
     """Where a question is read once, and what comes next decides: told where training had letters for answers."""
     learnt = {"fact": "batch", "at": 1.0, "answer_hashes": [text_hash("a"), text_hash("c")]}
     texts = {"fact": "batch", "at": 1.0, "answer_hashes": [text_hash("五日以内です"), text_hash("c")]}
-    for n, (said, batch, holds) in enumerate(
-        [(LIKELIEST, learnt, True), ("abba", learnt, False), ("abba", texts, None)]
-    ):
+    tries = [(LIKELIEST, learnt, True), ("abba", learnt, False), ("abba", texts, None)]
+    for n, (choices, (said, batch, holds)) in enumerate(product((DAYS, ()), tries)):
         folder = tmp_path / str(n)
         (folder / "trained").mkdir(parents=True)
         (folder / "trained/witness-none-3.jsonl").write_text(json.dumps(batch) + "\n", encoding="utf-8")
         one = scored(folder, said, letters=True)
+        one.raw["rows"] = [row | {"c": list(choices)} for row in one.raw["rows"]]
         one.evidence["training_witness"] = read_witness(folder / "trained")
         assert one.judged()[1]["answers_likeliest"].holds is holds
 

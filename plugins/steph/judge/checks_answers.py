@@ -16,6 +16,7 @@ from steph.base.messages import say
 from steph.base.text import one_line
 from steph.contract.questions import (
     NUMBERINGS,
+    Choices,
     as_in_dataset,
     as_label,
     choices_of,
@@ -80,7 +81,7 @@ _RESPONSES = (Needs.RESPONSES,)
 
 ANSWERS_GENERATED = CheckKind("answers_generated", "H-3", FAIL, trap=2, core=True)
 RESPONSES_GENERATED = CheckKind("responses_generated", "H-3", FAIL, trap=23, optional=True, needs=_RESPONSES)
-ANSWERS_LIKELIEST = CheckKind("answers_likeliest", "H-3", FAIL, optional=True, needs=(Needs.LABELS, Needs.QUESTIONS))
+ANSWERS_LIKELIEST = CheckKind("answers_likeliest", "H-3", FAIL, optional=True, needs=(Needs.QUESTIONS,))
 ANSWERS_GREEDY = CheckKind("answers_greedy", "H-3", WARN, optional=True, needs=_RESPONSES)
 ANSWERS_STOPPED = CheckKind("answers_stopped", "H-3", WARN, trap=28, quality=True, optional=True, needs=_RESPONSES)
 WITNESSED_ANSWERS = (
@@ -336,6 +337,7 @@ def _likeliest_check(seen: Answering, rows: Sequence[Row]) -> Check:
     known = other = 0
     for row, own in zip(rows, by_row, strict=True):
         choices = choices_of(row.choices)
+        choices = choices if choices.texts or row.response is not None else _classes(rows, len(own))
         labels = choices.labels or NUMBERINGS[0][: len(choices.texts)]
         given = as_label(row.predicted_answer, choices)
         is_whole = len(labels) == len(choices.texts) > 1
@@ -348,6 +350,16 @@ def _likeliest_check(seen: Answering, rows: Sequence[Row]) -> Check:
         return ANSWERS_LIKELIEST.check(None, "unseen")
     severity = WARN if other and 2 * other <= known else None
     return ANSWERS_LIKELIEST.check(not other, "compared", severity=severity, questions=known, other=other)
+
+
+def _classes(rows: Sequence[Row], scored: int) -> Choices:
+    """What `scored` texts a question choose between where no row has choices: labels in their order, or all answers."""
+    answers = {str(one).strip() for row in rows for one in (row.correct_answer, row.predicted_answer)}
+    for known in NUMBERINGS if scored else ():
+        if {one.lower() for one in answers} <= {*known}:
+            last = max(known.index(one.lower()) for one in answers) + 1
+            return Choices(known[: scored if scored > 1 else last], known[: scored if scored > 1 else last])
+    return Choices(tuple(sorted(answers)) if len(answers) == scored else ())
 
 
 def _likelihoods(
