@@ -65,6 +65,7 @@ class Facts:
             "rows_are_short": self.length is not None and self.length <= _SHORT_ROWS,
             "several_gpus": self.several_gpus,
             "trains_too_much": self.trained_percent is not None and _MUCH_TRAINED_PERCENT <= self.trained_percent < 95,
+            "trains_nothing": self.trained_percent == 0,
             "many_map_workers": self.map_workers is not None and self.map_workers > _FEW_MAP_WORKERS,
             "card_held_by_others": held_by_others,
             "memory_fragmented": slack is not None and slack > max(oom.requested_bytes or GIB, 2 * GIB),
