@@ -27,6 +27,11 @@ CLOCK_SLACK_SECONDS = 0.05  # the kernel stamps files with a clock that lags by 
 LATER_SLACK_SECONDS = 2.0  # FAT stamps every second second only
 MAX_JSON_BYTES = 64 << 20
 MOST_FILES = 10_000  # that a path with `*` names
+# of a project's folder, and how large and how deep they are
+MOST_PROJECT_FILES, MOST_PROJECT_BYTES, MOST_DEPTH = 2000, 4 << 20, 4
+_NOT_OF_PROJECT = {
+    ".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-packages", "steph-out", "reports",
+}  # fmt: skip
 MAX_JSON_DEPTH = 100  # no format that is read here comes near; more would break whoever walks through it
 
 
@@ -184,6 +189,24 @@ def _json_line(number: int, row: object) -> JsonLine:
 def json_rows(path: Path) -> Iterator[Mapping[str, object]]:
     """Yield the objects of a file of rows and pass over everything else; raises OSError if it can't be read."""
     return (line.row for line in row_lines(path.read_bytes(), path, "replace") if line.row is not None)
+
+
+def project_files(root: Path) -> Iterator[Path]:
+    """The files below a project's folder, in order; environments, hidden folders and large files are passed over."""
+    return islice(_files_of(root, 0), MOST_PROJECT_FILES)
+
+
+def _files_of(folder: Path, depth: int) -> Iterator[Path]:
+    try:
+        children = sorted(folder.iterdir())
+    except OSError:
+        return
+    for path in children:
+        if path.is_dir() and not path.is_symlink():
+            if depth < MOST_DEPTH and path.name not in _NOT_OF_PROJECT and not path.name.startswith("."):
+                yield from _files_of(path, depth + 1)
+        elif path.is_file() and path.stat().st_size <= MOST_PROJECT_BYTES:
+            yield path
 
 
 def read_json_rows(path: Path, max_bytes: int = MAX_JSON_BYTES) -> list[Mapping[str, object]]:

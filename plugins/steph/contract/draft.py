@@ -15,11 +15,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from steph.base.files import TABLES, UnreadableError, json_rows, read_json
+from steph.base.files import TABLES, UnreadableError, json_rows, project_files, read_json
 from steph.base.messages import Message, say, text
 from steph.base.terms import TrainerName
 from steph.contract.commands import MUST_BE_SAID
@@ -28,8 +27,7 @@ from steph.contract.programs import NAMES, Script, read_script
 from steph.contract.rows import FORMATS, RowFormat, format_of
 from steph.record.settings import MAX_SAMPLES
 
-MOST_FILES, MOST_BYTES, MOST_DEPTH, FIRST_ROWS = 2000, 4 << 20, 4, 20
-_PASSED_OVER = {".git", ".venv", "venv", "env", "node_modules", "__pycache__", "site-packages", "steph-out", "reports"}
+FIRST_ROWS = 20
 _PROGRAMS = ("trl", "trl sft", "lm_eval", "lm-eval", "llamafactory", "axolotl", "unsloth")
 _MODEL_ID = re.compile(
     r"\b(?:meta-llama|NousResearch|TinyLlama|unsloth|google|mistralai|microsoft|openai|Qwen)/[\w.-]*\w|"
@@ -109,7 +107,7 @@ def survey(root: Path) -> Survey:
     scripts, rows, settings, notebooks = list[Script](), list[RowsFile](), list[SettingsFile](), list[str]()
     tasks: dict[str, str] = {}
     texts, wanted = list[str](), ""
-    for path in islice(_files(root, 0), MOST_FILES):
+    for path in project_files(root):
         name = path.relative_to(root).as_posix()
         if path.suffix == ".ipynb":
             notebooks.append(name)
@@ -147,19 +145,6 @@ def survey(root: Path) -> Survey:
         published=frozenset(section for section, path in paths.items() if (root / path).is_file()),
         family=next((one for name, _ in families.most_common(1) for one in FAMILIES if one.name == name), None),
     )
-
-
-def _files(folder: Path, depth: int) -> Iterator[Path]:
-    try:
-        children = sorted(folder.iterdir())
-    except OSError:
-        return
-    for path in children:
-        if path.is_dir() and not path.is_symlink():
-            if depth < MOST_DEPTH and path.name not in _PASSED_OVER and not path.name.startswith("."):
-                yield from _files(path, depth + 1)
-        elif path.is_file() and path.stat().st_size <= MOST_BYTES:
-            yield path
 
 
 def _text(path: Path) -> str:
