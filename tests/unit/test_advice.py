@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import record_factory as factory
@@ -15,7 +15,7 @@ from steph.base.messages import text
 from steph.base.terms import Cause, FitVerdict, StageId, TrainerName, Verdict
 from steph.contract.commands import target_settings
 from steph.memory.calibration import Calibration
-from steph.record.settings import ProductionTarget, TrainSettings
+from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import Diagnosis, PredictedPeak, ProductionCall, Record
 from steph.tell.advice import Reach, Rent, advise, answers, decide
 from steph.tell.outlook import CardOutlook, Outlook
@@ -90,6 +90,82 @@ def test_training_without_4bit_is_not_called_qlora() -> None:
     assert "4bit では通らず" in found.reach_sentence
     never = advise(with_stage(record, StageId.H2, attempts=(last,)))
     assert "4bit では試していません" in never.reach_sentence
+
+
+OWN_SAID = {
+    "model": "--checkpoint", "batch_size": "--mb", "gradient_accumulation_steps": "--accum", "num_epochs": "passes",
+    "max_seq_length": "", "lora_r": "--rank", "learning_rate": "LR", "max_steps": "--stop",
+}  # fmt: skip
+
+
+def _own_program(bits: Literal[4, 8, 16] = 16, questions: int | None = 6, **said: str) -> Record:
+    """A program with options of its own that can't be told of 4-bit, warmup, retrieval or passages."""
+    settings = TrainSettings(use_4bit=False)
+    last, asked = factory.trained(1, settings), factory.evaluated(EvalSettings(load_in_4bit=False))
+    assert last.training is not None
+    assert asked.evaluation is not None
+    train = ProductionCall(commands=(("python", "t.py"),), said={**OWN_SAID, **said})
+    evaluate = ProductionCall(commands=(("python", "e.py"),), said={"model": "--checkpoint", "samples": "--first"})
+    outcome = asked.evaluation.changed(backend=None, questions=questions, key_lines=())
+    argv, seen = ("python", "t.py", "--stop", "50"), last.training.changed(weight_bits=bits)
+    last = last.changed(argv=argv, production=train, training=seen)
+    asked = asked.changed(argv=("python", "e.py"), production=evaluate, evaluation=outcome)
+    record = _without_findings(factory.green_acceptance()).changed(data=())
+    return with_stage(with_stage(record, StageId.H2, attempts=(last,)), StageId.H3, attempts=(asked,))
+
+
+def test_a_program_is_advised_on_by_its_own_words_and_on_what_it_has() -> None:
+    """No option of the published script, no 4-bit, warmup, passages or retrieval: this program knows none of them."""
+    found = advise(_own_program())
+    assert {change.name: (change.here, change.there) for change in found.change} == {
+        "--checkpoint": (factory.MODEL, "Qwen/Qwen3-8B"),
+        "max_seq_length": ("512", "1024"),
+        "--accum": ("2", "4"),
+        "passes": ("1", "3"),
+        "--stop": ("50", text("production.drop")),
+        "--first": ("3", "6"),
+    }
+    assert {one.name: one.value for one in found.carry_over} == {"--rank": "16", "LR": "0.0002", "--mb": "2"}
+    assert found.target is not None
+    assert not found.target.use_4bit
+    page = _advice_of(_own_program(), _outlook(_card("fits", 19)))
+    for word in ("4bit", "QLoRA", "top-k", "rag", "warmup", "140", "CoT", "dropout", "ensemble"):
+        assert word.casefold() not in page.casefold(), word
+    assert "OOM なし" in page
+
+
+def test_what_was_seen_of_the_weights_is_what_is_said_of_them() -> None:
+    """4 bits that the program has by itself carry over; one that can be told is told, and an option is its own."""
+    found = advise(_own_program(bits=4))
+    assert found.target is not None
+    assert found.target.use_4bit
+    assert [one.value for one in found.carry_over if one.name == text("production.weights")] == [text("production.on")]
+    assert "4bit QLoRA" in found.reach_sentence
+    told = advise(_own_program(use_4bit="--quantise"))
+    assert told.target is not None
+    assert told.target.use_4bit
+    assert "--quantise" in {change.name for change in told.change}
+
+
+@pytest.mark.parametrize(("questions", "seconds"), [(6, 6 / 3 * 38.9), (None, None)])
+def test_the_questions_are_those_of_the_programs_own_data_set(questions: int | None, seconds: float | None) -> None:
+    """Six questions take twice the time of three; of an unknown number the page says what is unknown and how to say."""
+    record = with_stage(_own_program(questions=questions), StageId.H1, model=factory.model_choice(parameters=EIGHT_B))
+    found = advise(record)
+    assert found.time is not None
+    assert found.time.training_seconds is not None
+    assert found.time.evaluation_seconds == pytest.approx(seconds)
+    page = _advice_of(record, _outlook(_card("fits", 19)))
+    assert ("paths.dataset" in page) is (questions is None)
+    assert ("paths.dataset" in decision(record, _outlook(_card("fits", 19)))["time"]) is (questions is None)
+    assert {one.there for one in found.change if one.name == "--first"} == {str(questions or text("production.all"))}
+
+
+def test_rows_from_elsewhere_are_counted_as_they_were_seen() -> None:
+    """Where the description names no training file, an epoch has the rows that the training was seen to have."""
+    whole = advise(with_stage(_own_program(), StageId.H1, model=factory.model_choice(parameters=EIGHT_B))).time
+    assert whole is not None
+    assert whole.training_seconds == pytest.approx(188.4 - 151.2 + 3 * 151.2)  # 140 rows, three epochs
 
 
 @pytest.mark.parametrize("sample", [factory.out_of_memory_everywhere, factory.blocked, factory.crashed, factory.live])

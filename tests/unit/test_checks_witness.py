@@ -17,7 +17,7 @@ from seen_facts import Change, Facts, each, facts_in, without, witness_of
 from steph.base.fingerprint import fingerprints, text_hash
 from steph.base.terms import Severity
 from steph.judge.checks_rows import ROW_IDENTITY
-from steph.judge.checks_setup import quantised_check
+from steph.judge.checks_setup import quantised_check, weight_bits
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import WITNESSED_TRAINING
 from steph.judge.evidence import TrainEvidence
@@ -830,6 +830,25 @@ def test_a_first_label_that_nothing_predicts_fails(sound: TrainEvidence, tmp_pat
     found = judged(sound, tmp_path, each("batch", unpredicted=2))["tokens_supervised"]
     assert found.holds is False
     assert "最初のラベルの前に" in str(found.message)
+
+
+@pytest.mark.parametrize(
+    ("layers", "plain", "single", "bits"),
+    [
+        ([("Linear4bit", 100)], 20, 9, 4), ([("Linear8bitLt", 100)], 20, 0, 8), ([("HQQLinear", 100)], 0, 0, None),
+        ([], 120, 0, 16), ([], 120, 90, 32), ([("Linear4bit", 3)], 120, 0, 16), ([], None, None, 16),
+    ],
+)  # fmt: skip
+def test_the_bits_of_most_layers_are_the_models(
+    layers: list[tuple[str, int]], plain: int | None, single: int | None, bits: int | None
+) -> None:
+    """An output layer may stay plain and embeddings be fp32 beside 4-bit layers; another way has no known size."""
+    quantised = [{"class": kind, "layers": count} for kind, count in layers]
+    fact = ModelFact.model_validate({
+        "fact": "model_loaded", "at": 0.0, "pid": 1, "quantised": quantised, "unquantised_linears": plain,
+        "parameters": 100, "fp32_parameters": single,
+    })  # fmt: skip
+    assert weight_bits(fact) == bits
 
 
 @pytest.mark.parametrize(

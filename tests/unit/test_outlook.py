@@ -8,7 +8,7 @@ from steph.base.messages import LANGUAGES, Language, speaking
 from steph.base.terms import StageId
 from steph.base.units import GIB
 from steph.record.settings import Device, ProductionTarget, TrainSettings
-from steph.record.values import PredictedPeak, Record
+from steph.record.values import PredictedPeak, ProductionCall, Record
 from steph.tell.outlook import is_production_card, production_outlook, unnamed_trainer_words
 
 SLICE = "NVIDIA A100-SXM4-40GB MIG 3g.20gb"
@@ -233,3 +233,27 @@ def test_a_production_model_whose_layers_no_formula_gives_has_no_prediction() ->
     assert found is not None
     assert found.there is None
     assert "qwen3_moe" in str(found.unpredicted)
+
+
+@pytest.mark.parametrize("trainer", ["answer", "undescribed"])
+def test_weights_count_as_they_were_seen(trainer: str) -> None:
+    """Where the program can't be told of 4-bit, 8 and 16 bits take as much more as they are; fp32 has no formula."""
+    peaks = {}
+    for bits in (4, 8, 16, 32):
+        record = _record(trainer)
+        h2, call = record.stages[StageId.H2], ProductionCall(commands=(("t.py",),), said={"model": "--base"})
+        last = h2.attempts[-1]
+        assert last.training is not None
+        seen = last.training.changed(weight_bits=bits)
+        last = last.changed(settings=TrainSettings(use_4bit=False), production=call, training=seen)
+        found = production_outlook(record.changed(stages={**record.stages, StageId.H2: h2.changed(attempts=(last,))}))
+        assert found is not None
+        peaks[bits] = found.there.grid[2, 1024].peak_bytes / GIB if found.there else str(found.unpredicted)
+    four, eight, half, single = peaks.values()
+    assert not isinstance(four, str)
+    assert not isinstance(eight, str)
+    assert not isinstance(half, str)
+    # 6.95e9 weights in the linears of Qwen3-8B: 3.34, 6.47 and 12.94 GiB
+    assert eight - four > 3.1
+    assert half - four == pytest.approx(9.6, abs=2.5)
+    assert "30.51 GiB" in str(single)  # 8,190,735,360 parameters of 4 bytes

@@ -177,6 +177,38 @@ def sound(root: Path, kind: str) -> Planted:
     return Planted(root, kind, raw, facts(kind))
 
 
+MORE = ("月は何日で地球を一周しますか。", "光は一秒に何キロ進みますか。")
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        ({"data/quiz.jsonl": (*QUESTIONS, *MORE)}, 6),
+        ({"quiz.json": (*QUESTIONS, *MORE), "copy.csv": (*QUESTIONS, *MORE), "train.jsonl": MORE}, 6),
+        ({"quiz.jsonl": tuple(f"Answer.\n{text}" for text in (*MORE, *reversed(QUESTIONS)))}, None),
+        ({"quiz.jsonl": (*MORE, *reversed(QUESTIONS))}, 6),
+        ({"quiz.jsonl": (*QUESTIONS, *MORE), "train.jsonl": (*MORE, *MORE, *QUESTIONS)}, 6),
+        ({"one.jsonl": (*QUESTIONS, *MORE), "other.jsonl": QUESTIONS}, None),
+        ({"quiz.jsonl": QUESTIONS[:3]}, None),
+        ({}, None),
+    ],
+)
+def test_all_questions_are_those_of_the_file_that_has_the_asked_ones(
+    files: dict[str, tuple[str, ...]], count: int | None, tmp_path: Path
+) -> None:
+    """Before all others or anywhere; the results themselves are no such file, nor is one of another length decided."""
+    for name, texts in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        rows = [{"id": n, "query": text, "answer": "A"} for n, text in enumerate(texts)]
+        table = "id,query,answer\n" + "".join(f"{row['id']},{row['query']},A\n" for row in rows)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        spelled = {".csv": table, ".jsonl": lines, ".json": json.dumps(rows)}
+        path.write_text(spelled[path.suffix], encoding="utf-8")
+    outcome, _ = sound(tmp_path, "choice").judged()
+    assert outcome.questions == count
+
+
 @pytest.mark.parametrize("kind", TOML)
 def test_a_sound_evaluation_of_each_kind_passes(kind: str, tmp_path: Path) -> None:
     """Labels up to E, free texts, and a figure alone: each is judged by what it has, the core always."""

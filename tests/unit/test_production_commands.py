@@ -134,3 +134,45 @@ def test_no_folder_of_this_machine_is_in_what_is_pasted_elsewhere(tmp_path: Path
         "TOOL": "tool", "HERE": f"{up}x", "RUNS": "python", "PATH": "<the folder of python>:/usr/bin",
         "PLAIN": f"{up}y",
     }  # fmt: skip
+
+
+def test_each_setting_goes_by_the_programs_own_word(tmp_path: Path) -> None:
+    """Options with a blank or `=`, keys, variables, conditions and lines of a file; what is inside has no word."""
+    (tmp_path / "own.yaml").write_text('optim:\n  peak_lr: {learning_rate}\n"rank": "{lora_r}"\n')
+    text = (
+        '[train]\ncommand = ["{python}", "train.py", "{model}", "--mb", "{batch_size}", "--accum={'
+        'gradient_accumulation_steps}", "lora.alpha={lora_alpha}", "--config", "{config}"]\n'
+        'config = { file = "own.yaml", template = "own.yaml" }\n'
+        'env = { CTX = "{max_seq_length}" }\nrows = { file = "r.jsonl" }\nfixed.num_epochs = 3\n'
+        'when.use_4bit = ["--quantise", "--kind", "{bnb_4bit_quant_type}"]\n'
+        'when.bf16 = ["--half"]\nwhen.fp16 = ["--old-half"]\n'
+        '[evaluate]\ncommand = ["{python}", "ask.py", "--first", "{samples}", "--args", "m={model}{when.adapter}"]\n'
+        'when.adapter = [",lora={adapter}"]\nresults.score = "em"\n'
+    )
+    found = described(tmp_path, text)
+    template = (tmp_path / "own.yaml").read_text()
+    call = production_training(found, Files(tmp_path, train_file="r.jsonl", template=template), MODEL, SETTINGS)
+    assert call.said == {
+        "model": "model", "batch_size": "--mb", "gradient_accumulation_steps": "--accum", "lora_alpha": "lora.alpha",
+        "max_seq_length": "CTX", "learning_rate": "peak_lr", "lora_r": "rank", "use_4bit": "--quantise",
+        "bnb_4bit_quant_type": "--kind", "mixed_precision": "--half / --old-half", "num_epochs": "",
+    }  # fmt: skip
+    assert production_evaluation(found, Files(tmp_path), MODEL, EvalSettings(), 6).said == {
+        "samples": "--first",
+        "model": "m",
+    }
+
+
+def test_all_questions_of_an_unknown_number_are_left_to_the_reader(tmp_path: Path) -> None:
+    """No figure is made up: the command has a place to fill in, and so has what is to be edited inside."""
+    text = (
+        '[train]\npreset = "trl"\nrows.file = "r.jsonl"\n'
+        '[evaluate]\ncommand = ["{python}", "ask.py", "{model}", "--first", "{samples}"]\nresults.score = "em"\n'
+    )
+    found = described(tmp_path, text)
+    (words,) = production_evaluation(found, Files(tmp_path), MODEL, EvalSettings(), None).commands
+    assert words[-1] == "<number of all questions>"
+    fixed = described(tmp_path, text.replace(', "--first", "{samples}"]', "]\nfixed.samples = 3"))
+    call = production_evaluation(fixed, Files(tmp_path), MODEL, EvalSettings(), None)
+    assert call.to_edit == ("samples = <number of all questions>",)
+    assert production_evaluation(fixed, Files(tmp_path), MODEL, EvalSettings(), 3).to_edit == ()

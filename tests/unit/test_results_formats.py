@@ -65,6 +65,7 @@ def test_the_harness_results_are_read_with_their_rows(tmp_path: Path) -> None:
     assert scores == {"sums_mc": ("acc,none", 0.2, 5, True), "sums_gen": ("exact_match,none", 0.0, 5, True)}
     assert results.begun_unix == pytest.approx(BEGUN)
     assert results.contradictions == ()
+    assert results.whole == 24  # both tasks' n-samples.original
     scored = [row for row in results.results if row.task == "sums_mc"]
     assert [row.predicted_answer for row in scored] == ["1", "2", "0", "2", "1"]
     assert [row.correct_answer for row in scored] == ["0", "1", "2", "0", "1"]

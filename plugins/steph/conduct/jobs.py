@@ -94,7 +94,8 @@ class TrainingJob:
                 template=self._template,
                 rows=file.rows if file and not file.is_sample else None,
             )
-            target = commands.target_settings(settings, wanted)
+            has_4bit = "use_4bit" in commands.passed_names(setup.description.train, self._template)
+            target = commands.target_settings(settings, wanted, has_4bit=has_4bit)
             whole = commands.production_training(setup.description, files, wanted.model, target)
         attempt = Attempt(
             stage=self.stage,
@@ -358,6 +359,12 @@ class Evaluation:
             description=setup.description,
         )
         seen = self.run.journal.folder / attempt.folder if attempt.folder else None
+        files = commands.Files(
+            root,
+            train_file=setup.description.train_file,
+            dataset=real_dataset(setup),
+            template=config_template(root, setup.description.evaluate),
+        )
 
         def judge(finished: Finished) -> Attempt:
             rows = setup.description.paths.train_file_cot if variant.use_cot else setup.description.train_file
@@ -379,7 +386,12 @@ class Evaluation:
             )
             of_machine = machine_checks(finished.processes(setup), finished.stdout)
             evaluation, checks, artifacts = judge_evaluation(evidence, of_machine)
-            return finished.attempt.changed(evaluation=evaluation, checks=checks, artifacts=artifacts)
+            whole = None
+            if variant is DIRECT:
+                count = commands.questions_of(self.run.journal.record(), evaluation)
+                model = setup.profile.production.model
+                whole = commands.production_evaluation(setup.description, files, model, settings, count)
+            return finished.attempt.changed(evaluation=evaluation, checks=checks, artifacts=artifacts, production=whole)
 
         plan, call = self._planned(variant, settings, known.keywords["lora_path"], known.keywords["output_path"])
         return Outcome.of_attempt(run_attempt(self.run, plan, call, judge))
@@ -410,13 +422,6 @@ class Evaluation:
         if place.config is not None and call.config is not None:
             Path(place.config).write_text(call.config, encoding="utf-8")
         label = say("attempt.samples_in_4bit" if settings.load_in_4bit else "attempt.samples", samples=settings.samples)
-        whole = None
-        if variant is DIRECT:
-            files = commands.Files(
-                setup.root, train_file=rows, dataset=real_dataset(setup), template=config_template(setup.root, evaluate)
-            )
-            model, count = setup.profile.production.model, commands.questions_of(self.run.journal.record())
-            whole = commands.production_evaluation(description, files, model, settings, count)
         attempt = Attempt(
             stage=variant.stage,
             number=0,
@@ -425,6 +430,5 @@ class Evaluation:
             model_name=self.model.name,
             settings=settings,
             limit_seconds=self.run.left_seconds(setup.profile.limits.evaluate_attempt_seconds),
-            production=whole,
         )
         return attempt, call

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from steph.base.messages import say
+from steph.base.terms import StageId
 from steph.contract.description import Description, DescriptionError, Evaluate, Train, words_by_key
 from steph.contract.placeholders import WHEN, filled, filled_words, names_in, spelled
 from steph.contract.settings import Models, Profile, Rung, card_by_name
@@ -29,7 +32,7 @@ from steph.record.settings import (
     TrainSettings,
     steps_per_epoch,
 )
-from steph.record.values import ProductionCall, Record
+from steph.record.values import EvalOutcome, ProductionCall, Record
 
 MUST_BE_SAID = (
     "batch_size", "gradient_accumulation_steps", "learning_rate", "lora_r", "lora_alpha", "max_seq_length",
@@ -37,6 +40,11 @@ MUST_BE_SAID = (
 )  # fmt: skip
 # what a person's own `accelerate config` would decide otherwise is spelled out
 ACCELERATE_FLAGS = ("--num_machines", "1", "--gpu_ids", "all", "--mixed_precision", "no", "--dynamo_backend", "no")
+# settings that conditions say
+_SAID_BY = {
+    "use_4bit": ("use_4bit",), "mixed_precision": ("bf16", "fp16", "fp32"), "use_rag": ("use_rag", "no_rag"),
+    "use_cot": ("use_cot",),
+}  # fmt: skip
 _PATHS = (
     "config", "train_file", "train_dir", "dataset", "output_dir", "output", "adapter", "train_script",
     "evaluate_script",
@@ -47,8 +55,7 @@ def passed_names(section: Train | Evaluate, template: str | None = None) -> froz
     """The placeholders that a section's words hold, its conditions' included; `template`: the text of its config."""
     when = {name for name in type(section.when).model_fields if getattr(section.when, name)}
     names = {*names_in(words_of(section, template)), *(when & {"use_4bit", "target_modules", "max_steps"})}
-    if when & {"bf16", "fp16", "fp32"}:
-        names.add("mixed_precision")
+    names |= {setting for setting, conditions in _SAID_BY.items() if when & {*conditions}}
     if when & {"adapter"}:
         names.add("adapter")
     return frozenset(names)
@@ -57,6 +64,39 @@ def passed_names(section: Train | Evaluate, template: str | None = None) -> froz
 def words_of(section: Train | Evaluate, template: str | None = None) -> tuple[str, ...]:
     """All words of a section, its conditions' included; `template`: the text of its config."""
     return (*(word for words in words_by_key(section).values() for word in words), template or "")
+
+
+def spellings(section: Train | Evaluate, template: str | None = None) -> dict[str, str]:
+    """How a section says each setting: its option, variable or key; empty where the program has the value inside."""
+    found: dict[str, str] = {}
+    for words in words_by_key(section).values():
+        for before, word in pairwise(("", *words)):
+            for name in names_in((word,)):
+                option = before if before.startswith("-") else ""
+                head = option if word == f"{{{name}}}" else word.partition(f"{{{name}}}")[0]
+                found.setdefault(name, _key_at_end(head) or name)
+    for line in (template or "").splitlines():
+        found |= {name: _key_at_end(line.partition(f"{{{name}}}")[0]) or name for name in names_in((line,))}
+    for variable, value in section.env.items():
+        found |= dict.fromkeys(names_in((value,)), variable)
+    for name, conditions in _SAID_BY.items():
+        switches = (_switches(getattr(section.when, condition, ())) for condition in conditions)
+        if said := " / ".join(filter(None, switches)):
+            found[name] = said
+    settings = {"model", *TrainSettings.model_fields, *EvalSettings.model_fields}
+    return {name: said for name, said in found.items() if name in settings} | dict.fromkeys(section.fixed.given, "")
+
+
+def _key_at_end(text: str) -> str:
+    """The key or option that a text ends with, before the value of it."""
+    found = re.search(r"([\w.-]*\w)[\"']?\s*[:=]?\s*[\"']?$", text)
+    return found[1] if found else ""
+
+
+def _switches(words: Sequence[str]) -> str:
+    """A condition's words without the options that pass another setting."""
+    values = {i for i, word in enumerate(words) if any(names_in((word,)))}
+    return " ".join(word for i, word in enumerate(words) if not values & {i, i + 1})
 
 
 def unsaid_settings(description: Description, template: str | None = None) -> frozenset[str]:
@@ -235,8 +275,12 @@ def evaluate_call(
     *,
     adapter: str | None,
     output: str | None = None,
+    samples: str | None = None,
 ) -> Call:
-    """The evaluation; without `adapter` the base model alone. `output`: another place than the description's."""
+    """The evaluation; without `adapter` the base model alone.
+
+    `output`: another place than the description's. `samples`: other words for how many questions than the settings'.
+    """
     conditions = {
         "adapter": adapter is not None,
         "use_4bit": settings.load_in_4bit,
@@ -250,6 +294,7 @@ def evaluate_call(
         "evaluate_script": description.paths.evaluate_script,
         "adapter": adapter,
         "output": output or description.output,
+        "samples": samples or settings.samples,
     }
     return _call(description.evaluate, place, settings, conditions, values, writes=str(values["output"]))
 
@@ -318,7 +363,7 @@ def build_command(python: str, template: Sequence[str], values: Mapping[str, str
 
 # stand for folders of the other machine until the command is made, and are taken away again
 _BIN, _ROOT = "/programs-of-the-other-machine", "/pipeline-of-the-other-machine"
-SPEC_QUESTIONS = 140
+SPEC_QUESTIONS, ALL_QUESTIONS = 140, "<number of all questions>"
 LOGGING_STEPS = 10
 NO_STEP_LIMIT = -1  # transformers' TrainingArguments.max_steps where the epochs count
 
@@ -339,10 +384,11 @@ class Files:
     rows: int | None = None
 
 
-def target_settings(here: TrainSettings, target: ProductionTarget) -> TrainSettings:
+def target_settings(here: TrainSettings, target: ProductionTarget, *, has_4bit: bool = True) -> TrainSettings:
     """The production settings: the profile's where `[production]` has them, else what was proven here.
 
-    In fp16 where the rented card has no bf16, which torch would emulate many times slower.
+    In 4 bits where the program can be told so (`has_4bit`) or did so here; in fp16 where the rented card has no bf16,
+    which torch would emulate many times slower.
     """
     has_bf16 = True
     with contextlib.suppress(ValueError):  # a card that no table knows is taken to have it
@@ -358,7 +404,7 @@ def target_settings(here: TrainSettings, target: ProductionTarget) -> TrainSetti
         batch_size=target.batch_size,
         max_seq_length=target.max_seq_length,
         gradient_accumulation_steps=target.gradient_accumulation_steps,
-        use_4bit=True,
+        use_4bit=here.use_4bit or has_4bit,
         logging_steps=max(here.logging_steps, LOGGING_STEPS),
         max_steps=0,
         launcher="none",
@@ -366,12 +412,20 @@ def target_settings(here: TrainSettings, target: ProductionTarget) -> TrainSetti
     )
 
 
-def questions_of(record: Record) -> int:
-    """How many questions the production run is asked: the profile's, else the record's own data set's, else 140."""
+def questions_of(record: Record, evaluation: EvalOutcome | None = None) -> int | None:
+    """How many questions the production run is asked: the profile's, else those of the record's own data set.
+
+    `evaluation`: H-3's where the record does not have it yet. A sample stands for the 140 of the published pipeline.
+    None where nothing tells how many there are.
+    """
     if record.context.production.questions is not None:
         return record.context.production.questions
-    real = [file.rows for file in record.data if file.role == "dataset" and not file.is_sample]
-    return real[0] if real else SPEC_QUESTIONS
+    h3 = record.stages.get(StageId.H3)
+    found = evaluation or (h3.last_attempt.evaluation if h3 and h3.last_attempt else None)
+    if found is not None and found.questions is not None:
+        return found.questions
+    datasets = [file for file in record.data if file.role == "dataset"]
+    return next((SPEC_QUESTIONS if file.is_sample else file.rows for file in datasets), None)
 
 
 def production_training(description: Description, files: Files, model: str, settings: TrainSettings) -> ProductionCall:
@@ -389,25 +443,27 @@ def production_training(description: Description, files: Files, model: str, sett
     )
     fixed = {name: value for name, value in train.fixed.given.items() if name != "max_steps"}
     to_edit = [f"{name} = {getattr(settings, name)}" for name, old in fixed.items() if getattr(settings, name) != old]
-    return _as_value(train, call, files.root, tuple(to_edit))
+    return _as_value(train, call, files, tuple(to_edit))
 
 
 def production_evaluation(
-    description: Description, files: Files, model: str, settings: EvalSettings, questions: int
+    description: Description, files: Files, model: str, settings: EvalSettings, questions: int | None
 ) -> ProductionCall:
-    """The whole evaluation with the adapter that `production_training` leaves."""
+    """The whole evaluation with the adapter that `production_training` leaves; of `questions`, None: not known."""
     evaluate = description.evaluate
     adapter = filled(description.train.artifacts.adapter, {"output_dir": output_dir(description)})
     call = evaluate_call(
         description,
         _place(evaluate, files),
         model,
-        settings.changed(samples=questions, launcher="none", num_processes=1),
+        settings.changed(launcher="none", num_processes=1),
         adapter=adapter,
         output=str(Path(description.output).with_stem(f"{Path(description.output).stem}-production")),
+        samples=str(questions or ALL_QUESTIONS),
     )
     fixed = evaluate.fixed.samples
-    return _as_value(evaluate, call, files.root, (f"samples = {questions}",) if fixed not in (None, questions) else ())
+    to_edit = (f"samples = {questions or ALL_QUESTIONS}",) if fixed not in (None, questions) else ()
+    return _as_value(evaluate, call, files, to_edit)
 
 
 def output_dir(description: Description) -> str:
@@ -437,14 +493,14 @@ def _config_file(section: Train | Evaluate) -> str | None:
     return None if config is None else config.template if config.file is None else f"production-{config.file}"
 
 
-def _as_value(section: Train | Evaluate, call: Call, root: Path, to_edit: tuple[str, ...]) -> ProductionCall:
+def _as_value(section: Train | Evaluate, call: Call, files: Files, to_edit: tuple[str, ...]) -> ProductionCall:
     cwd = os.path.relpath(call.cwd, _ROOT) if Path(call.cwd).is_absolute() else call.cwd
     up = os.path.relpath(".", cwd)
 
     def elsewhere(text: str) -> str:
         """Where a folder of programs is meant itself, as in a PATH, the person who pastes it puts theirs there."""
         text = text.replace(f"{_BIN}/", "").replace(_BIN, "<the folder of python>")
-        for folder in (_ROOT, str(root)):
+        for folder in (_ROOT, str(files.root)):
             text = text.replace(f"{folder}/", "" if up == "." else f"{up}/")
         return text.replace(_ROOT, up)
 
@@ -455,4 +511,5 @@ def _as_value(section: Train | Evaluate, call: Call, root: Path, to_edit: tuple[
         config_file=_config_file(section),
         config=None if call.config is None else elsewhere(call.config),
         to_edit=to_edit,
+        said=spellings(section, files.template),
     )

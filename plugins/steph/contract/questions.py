@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steph.base.files import TABLES, UnreadableError, json_lines, parse_json, read_bytes, row_lines
+from steph.base.files import TABLES, UnreadableError, json_lines, parse_json, project_files, read_bytes, row_lines
 from steph.base.messages import say
 from steph.contract.rows import RowFormat, training_rows_in
 
@@ -219,6 +220,33 @@ def samples_in(data: bytes, path: Path, *, named: bool = False) -> list[Mapping[
     if named or not rows:  # an object over several lines is no row
         raise UnreadableError(say("input.no_samples"))
     return rows
+
+
+def rows_with(root: Path, questions: Sequence[str], besides: Collection[Path]) -> int | None:
+    """How many rows the file below a project's folder has that asks these questions, before all others or anywhere.
+
+    Several such files, as a copy is, count as one where they are as long. None for none, or for several lengths.
+    """
+    wanted = [_squeeze(question) for question in questions]
+    first, anywhere = set[int](), set[int]()
+    for path in project_files(root) if all(wanted) else ():
+        if path.suffix not in (".json", ".jsonl", *TABLES) or path in besides:
+            continue
+        with contextlib.suppress(UnreadableError):
+            rows = samples_of(path)
+            pairs = zip(wanted, rows, strict=False)
+            if len(rows) >= len(wanted) and all(_asks(row, question) for question, row in pairs):
+                first.add(len(rows))
+            elif all(any(_asks(row, question) for row in rows) for question in wanted):
+                anywhere.add(len(rows))
+    counts = first or anywhere
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _asks(row: Mapping[str, object], question: str) -> bool:
+    """Whether one of a row's texts is this question, or stands in it: a prompt has words around it."""
+    texts = (_squeeze(text) for text in row.values() if isinstance(text, str))
+    return any(text == question or (len(text) >= LEAST_QUESTION_CHARS and text in question) for text in texts)
 
 
 def _objects(rows: object) -> list[Mapping[str, object]]:

@@ -150,7 +150,8 @@ class Results(_Part):
 
     `summary` is of the format `lawqa`, `scores` are of the others. `contradictions` are what its files say against
     each other (Japanese), `begun_unix` is when they say that the evaluation began. `kind` is what
-    the program itself says that it asked, None where only the description tells.
+    the program itself says that it asked, None where only the description tells. `whole`: the questions of the whole
+    data set, where the file says how many.
     """
 
     config: Config = Config()
@@ -160,6 +161,7 @@ class Results(_Part):
     contradictions: tuple[Message, ...] = ()
     begun_unix: float | None = None
     kind: EvaluationKind | None = None
+    whole: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:

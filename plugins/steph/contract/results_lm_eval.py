@@ -1,9 +1,9 @@
 """Results of lm-evaluation-harness: `results_<date>.json`, and beside it `samples_<task>_<date>.jsonl` for each task.
 
 Format, as lm_eval 0.4.13 writes it (its `loggers/evaluation_tracker.py`): `results.<task>."<metric>,<filter>"`,
-`n-samples.<task>.effective`, `configs.<task>`, `config.model_args` (a table; in older versions a text `a=b,c=d`),
-`date` (unix seconds of the start), and `task_hashes.<task>`, the sha256 of all rows' hashes joined, which ties the rows
-to the file. A row has `doc`, `target`, `arguments`, `resps`, `filtered_resps`, its filter and its metrics.
+`n-samples.<task>.{effective,original}`, `configs.<task>`, `config.model_args` (a table; in older versions a text
+`a=b,c=d`), `date` (unix seconds of the start), and `task_hashes.<task>`, the sha256 of all rows' hashes joined, which
+ties the rows to the file. A row has `doc`, `target`, `arguments`, `resps`, `filtered_resps`, filter and metrics.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ def read_results(path: Path, rows_files: Sequence[Path], form: ResultsForm) -> t
         rows += [_row(row, task, score.metric, value_at(raw, f"configs.{task}"), form) for row in kept]
     kind: EvaluationKind = "generate" if any(row.response is not None for row in rows) else "loglikelihood"
     date = raw.get("date")
+    whole = [count for task in tasks if type(count := value_at(raw, f"n-samples.{task}.original")) is int and count > 0]
     results = Results(
         config=_config(raw),
         results=tuple(rows),
         scores=tuple(scores),
         contradictions=tuple(contradictions),
         kind=kind if rows else None,
+        whole=sum(whole) if len(whole) == len(tasks) else None,
         begun_unix=float(date) if isinstance(date, int | float) and math.isfinite(date) else None,
     )
     return results, tuple(used)

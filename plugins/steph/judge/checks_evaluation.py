@@ -21,7 +21,7 @@ from steph.contract.lines import (
     parse_evaluation,
     raised_while_answering,
 )
-from steph.contract.questions import NUMBERINGS, plain_label
+from steph.contract.questions import NUMBERINGS, plain_label, rows_with
 from steph.contract.results import Results, ResultsFile, Row
 from steph.contract.results_files import find_results
 from steph.contract.training_files import ADAPTER_WEIGHTS_NAME
@@ -389,6 +389,9 @@ def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> Eva
         accuracy = first.value if first else accuracy
         is_share = accuracy is not None and 0 <= accuracy <= 1 and (first is None or bool(first.is_mean))
     printed = (lines.hf_model, lines.llm_model)
+    whole = results.whole if results else None
+    if rows and whole is None and evidence.dataset is None:
+        whole = rows_with(evidence.root, [row.question for row in rows], [*filter(None, (file.path, *file.rows_files))])
     model = next((one for one in printed if one and names_model(one, evidence.model_name)), printed[0] or printed[1])
 
     def short(value: object) -> str | None:
@@ -406,6 +409,7 @@ def _outcome(evidence: EvalEvidence, lines: EvalLines, file: ResultsFile) -> Eva
         lora_path=short(lines.lora_path or (config.lora_path if config else None)),
         key_lines=tuple(one_line(line) for line in lines.key_lines),
         answers=tuple(one_line(row.predicted_answer, MOST_ANSWER_CHARS) for row in rows[:MAX_ANSWERS]),
+        questions=whole,
         answering_seconds=sum(own) if rows and len(own) == len(rows) else None,
         with_adapter=compared(rows, evidence.h3_rows) if rows and evidence.lora_path is None else None,
     )

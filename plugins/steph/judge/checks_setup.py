@@ -174,6 +174,19 @@ def model_check(
     return MODEL_LOADED.check(lost == 0, "read", model=name, missing=lost)
 
 
+def weight_bits(worked: ModelFact) -> Literal[4, 8, 16, 32] | None:
+    """The bits of most of a model's linear layers, 16 or 32 where they are not quantised; None for another way."""
+    layers = {
+        bits: sum(part.layers for part in worked.quantised if part.kind in kinds)
+        for bits, kinds in ((4, FOUR_BIT), (8, EIGHT_BIT))
+    }
+    if sum(layers.values()) < sum(part.layers for part in worked.quantised):
+        return None
+    if max(layers.values()) <= (worked.unquantised_linears or 0):
+        return 32 if 2 * (worked.fp32_parameters or 0) > (worked.parameters or 0) else 16
+    return 4 if layers[4] >= layers[8] else 8
+
+
 def quantised_check(asked: bool, worked: Sequence[ModelFact]) -> Check:
     """4-bit layers where they were asked for, in every model that worked; 8-bit is not 4-bit."""
     if not worked:

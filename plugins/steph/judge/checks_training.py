@@ -31,7 +31,7 @@ from steph.judge.checks_process import process_checks
 from steph.judge.checks_row_answers import file_checks
 from steph.judge.checks_rows import with_blocks
 from steph.judge.checks_seen import is_mean
-from steph.judge.checks_setup import has_packed_batches, last_save, training_in
+from steph.judge.checks_setup import has_packed_batches, last_save, training_in, weight_bits
 from steph.judge.checks_witness import witnessed_training_checks
 from steph.judge.evidence import Trained, TrainEvidence, artifacts_under, read_base
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs, lacking_in_training, without_inapplicable
@@ -71,13 +71,18 @@ def judge_training(
     seen = evidence.witness.of(TrainingEnds) if evidence.witness and not evidence.is_scripted else ()
     ends = seen[-1] if seen else None
     trained = _trained(evidence, state, own, ends, base.vocabulary)
+    training = training_in(evidence.witness)
     outcome = _outcome(evidence, trained, folder, artifacts)
+    outcome = outcome.changed(
+        weight_bits=weight_bits(training.begins) if training else None,
+        # a loop of one's own prints no such figure
+        train_runtime_seconds=outcome.train_runtime_seconds or (ends.seconds if ends else None),
+    )
     tensors, weights = checks_adapter.weight_checks(folder, base)
     tokenizer = folder / checks_adapter.TOKENIZER_NAME
     if not tokenizer.is_file():
         tokenizer = evidence.output_dir / checks_adapter.TOKENIZER_NAME
     last_loss_unix = started + trained.loss_arrivals[-1] if trained.loss_arrivals else None
-    training = training_in(evidence.witness)
     save = last_save(training, evidence.witness, outcome.adapter_sha256) if evidence.witness else None
     ended = training.ends.matrices if training and training.ends else None
     is_saved_mean = save is not None and is_mean(save.matrices, ended)  # of the last steps, saved after the last one

@@ -102,6 +102,7 @@ class ModelFact(Fact):
     unquantised_linears: int | None = None
     lora: Lora | None = None
     parameters: int | None = None
+    fp32_parameters: int | None = None
     devices: Counts = Field(default_factory=dict)
     bos: int | None = None
 

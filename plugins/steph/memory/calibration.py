@@ -30,6 +30,7 @@ SMALLEST_SCALE = 0.25
 LARGE_SHARE = 0.3  # of the time, or of the tokens: below it nothing else would be noticed
 SLOW_STEP = 3.0  # times the median
 LEAST_STEPS = 5
+FP32_BITS = 32  # of weights, and of all that is computed with them: no formula has them
 LARGER_BATCHES = (8, 4, 2)
 
 
@@ -163,8 +164,8 @@ def _with_context(constants: Constants, points: Sequence[MeasuredPoint]) -> Cons
     return replace(constants, context_bytes=float(median(contexts))) if contexts else constants
 
 
-def workload_of(settings: TrainSettings, trainer: TrainerName) -> Workload:
-    """The memory side of a training attempt's settings, with rows of full length."""
+def workload_of(settings: TrainSettings, trainer: TrainerName, bits: int | None = None) -> Workload:
+    """The memory side of a training attempt's settings, with rows of full length; `bits`: of its weights as seen."""
     return Workload(
         trainer=trainer,
         batch_size=settings.batch_size,
@@ -173,7 +174,8 @@ def workload_of(settings: TrainSettings, trainer: TrainerName) -> Workload:
         lora_r=settings.lora_r,
         target_modules=settings.target_modules or DEFAULT_TARGETS,
         lora_dropout=settings.lora_dropout > 0,
-        use_4bit=settings.use_4bit,
+        use_4bit=settings.use_4bit if bits is None else bits == 4,
+        use_8bit=bits == 8,
     )
 
 
@@ -264,7 +266,10 @@ def _point(attempt: Attempt, choice: ModelChoice, calibration: Calibration) -> M
     allocated, reserved = probe.peak_allocated_bytes or 0, probe.peak_reserved_bytes or 0
     own = attempt.peak_own_bytes
     context = own - reserved if own is not None and own > reserved and len(peaks) == 1 else None
-    work = workload_of(settings, calibration.trainer)
+    bits = attempt.training.weight_bits if attempt.training else None
+    if bits == FP32_BITS:
+        return None
+    work = workload_of(settings, calibration.trainer, bits)
     if attempt.longest_row_tokens is not None and not calibration.pads_to_maximum:
         answer_tokens = attempt.longest_answer_tokens or work.label_positions - 1
         work = work.of_rows(attempt.longest_row_tokens, answer_tokens)

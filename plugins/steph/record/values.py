@@ -206,6 +206,7 @@ class TrainOutcome(Value):
     step_seconds: tuple[float, ...] = ()
     tokens_per_second: float | None = None
     train_rows: int | None = None
+    weight_bits: Literal[4, 8, 16, 32] | None = None  # of the base's linear layers as seen; from 16 on not quantised
     adapter_sha256: str | None = None
     adapter_dir: str | None = None  # where it is not the output folder itself
     checkpoint: str | None = None
@@ -240,6 +241,7 @@ class EvalOutcome(Value):
     lora_path: str | None = None
     key_lines: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    questions: int | None = None  # of the whole data set, as the results or the file that has these questions say
     answering_seconds: float | None = None  # of all questions together, without loading; None: not recorded
     with_adapter: AnswerComparison | None = None  # of an evaluation without one: what H-3's adapter changes
 
@@ -261,7 +263,8 @@ class ProductionCall(Value):
     """A command of the production run, as H-4 gives it to paste: from the pipeline root on another machine.
 
     `config`: the text of the file of settings `config_file`. `to_edit`: settings that the program has inside and that
-    the production run changes, as `name = value`.
+    the production run changes, as `name = value`. `said`: the option, variable or key by which the program is told each
+    setting, empty where it has the value inside; no other setting can be advised on. None in older records.
     """
 
     commands: tuple[tuple[str, ...], ...]
@@ -270,6 +273,7 @@ class ProductionCall(Value):
     config_file: str | None = None
     config: str | None = None
     to_edit: tuple[str, ...] = ()
+    said: dict[str, str] | None = None
 
 
 class Attempt(Value):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Literal
 
 from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text, verbatim
 from steph.base.terms import Cause, RecordKind, Severity, StageId
-from steph.contract import commands as contract
 from steph.contract.settings import CARDS
 from steph.judge import verdict
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
@@ -50,6 +50,7 @@ class Advice:
     size: str
     reach: Reach
     reach_sentence: str
+    how: str
     attempts: tuple[str, ...]
     evaluation_sentence: str
     blockers: tuple[str, ...]
@@ -86,7 +87,8 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
     """Compute H-4; `outlook` says what the production model needs of memory."""
     h2, h3 = record.stages.get(StageId.H2), record.stages.get(StageId.H3)
     choice, wanted, card = record.model, record.context.production, _card_words(record)
-    reach, reach_sentence = _reach(h2, card)
+    how = _how(h2)
+    reach, reach_sentence = _reach(h2, card, how)
     found = Advice(
         is_rehearsal=record.context.kind is RecordKind.REHEARSAL,
         card=card,
@@ -94,6 +96,7 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
         size=wording.parameters(choice.parameters) if choice else units.MISSING,
         reach=reach,
         reach_sentence=reach_sentence,
+        how=text(f"advice.how.{how}"),
         attempts=tuple(
             phrase("advice.attempt", number=one.number, label=one.label, outcome=wording.outcome_words(one))
             for one in (h2.attempts if h2 else ())
@@ -112,10 +115,10 @@ def advise(record: Record, outlook: Outlook | None = None) -> Advice:
     settings, evaluation = production.final_settings(h2), production.final_evaluation(h3)
     if found.blockers or settings is None or evaluation is None:
         return found
-    target, last = contract.target_settings(settings, wanted), record.stages[StageId.H2].last_attempt
+    target, last = production.target_settings(record, settings), record.stages[StageId.H2].last_attempt
     return replace(
         found,
-        carry_over=production.carry_over(settings, target, evaluation),
+        carry_over=tuple(production.carry_over(record, settings, target, evaluation)),
         change=production.changes(record, settings, target, evaluation),
         here=settings,
         target=target,
@@ -134,16 +137,25 @@ def _card_words(record: Record) -> str:
     return phrase(words, card=card.name, size=units.gib(cap or card.total_bytes))
 
 
-def _reach(h2: StageResult | None, card: str) -> tuple[Reach, str]:
+def _how(h2: StageResult | None) -> Literal["four_bit", "plain"]:
+    """Whether 4-bit is a word for this training at all: `plain` where no attempt had it and none can be told so."""
+    if h2 is None or not h2.attempts or "use_4bit" in production.said_to(h2):
+        return "four_bit"
+    settings = (production.final_settings(h2), *(one.settings for one in h2.attempts))
+    return "four_bit" if any(isinstance(one, TrainSettings) and one.use_4bit for one in settings) else "plain"
+
+
+def _reach(h2: StageResult | None, card: str, how: Literal["four_bit", "plain"]) -> tuple[Reach, str]:
     """How far the training went, and the sentence that says so."""
+    training = say(f"advice.how.{how}")
     if h2 is None or not h2.attempts:
-        return Reach.NOT_RUN, phrase("advice.reach.not_run")
+        return Reach.NOT_RUN, phrase("advice.reach.not_run", how=training)
     ooms, last, settings = wording.ran_out_of_memory(h2), h2.attempts[-1], production.final_settings(h2)
     reach = Reach.AVOIDED if ooms else Reach.NO_OOM
     if not h2.verdict.is_green:
         is_oom = last.diagnosis is not None and last.diagnosis.cause is Cause.CUDA_OOM
         reach = Reach.ALWAYS_OOM if is_oom else Reach.OTHER_FAILURE
-    elif settings and not settings.use_4bit:
+    elif settings and not settings.use_4bit and how == "four_bit":
         reach = Reach.WITHOUT_4BIT
     name = f"advice.reach.{reach}"
     used_4bit = any(isinstance(one.settings, TrainSettings) and one.settings.use_4bit for one in h2.attempts)
@@ -154,7 +166,7 @@ def _reach(h2: StageResult | None, card: str) -> tuple[Reach, str]:
     elif reach is Reach.OTHER_FAILURE and last.ended_well:
         name = "advice.reach.checks_failed"
     first, outcome = h2.attempts[0].label, wording.outcome_words(last)
-    values = {"card": card, "first": first, "last": last.label, "outcome": outcome}
+    values = {"card": card, "first": first, "last": last.label, "outcome": outcome, "how": training}
     return reach, phrase(name, count=len(h2.attempts), ooms=len(ooms), **values)
 
 
@@ -162,13 +174,15 @@ def _evaluation_sentence(h3: StageResult | None) -> str:
     attempt = h3.last_attempt if h3 else None
     if h3 is None or attempt is None:
         return phrase("advice.eval.not_run")
+    has_modes = "use_rag" in production.said_to(h3)
     if not h3.verdict.is_green:
-        return phrase("advice.eval.failed", verdict=h3.verdict, why=h3.explanation)
+        of = "advice.eval.failed" if has_modes else "advice.eval.failed_plain"
+        return phrase(of, verdict=h3.verdict, why=h3.explanation)
     outcome, seconds = attempt.evaluation, units.duration(attempt.seconds)
     settings = attempt.settings if isinstance(attempt.settings, EvalSettings) else EvalSettings()
     mode = f"{'CoT' if settings.use_cot else 'direct'} / {'RAG' if settings.use_rag else 'no-RAG'}"
     score = wording.score_words(outcome) if outcome else phrase("advice.eval.no_result")
-    if outcome and outcome.score is not None:  # of a program that has no such modes
+    if not has_modes:
         return phrase("advice.eval.scored", score=score, seconds=seconds)
     backend = (outcome.backend if outcome else None) or say("advice.eval.unknown_backend")
     return phrase("advice.eval.passed", mode=mode, score=score, seconds=seconds, backend=backend)
@@ -309,6 +323,8 @@ def _hours(advice: Advice, decided: Decision) -> Message:
     time, target = advice.time, advice.destination
     if advice.blockers:
         return NOTHING
+    if time is not None and time.training_seconds is not None and not time.has_questions:
+        return say("advice.hours.no_questions", training=units.about_duration(time.training_seconds))
     if time is None or time.total_seconds is None:
         return say("advice.hours.unmeasured")
     whole = units.about_duration(time.total_seconds)

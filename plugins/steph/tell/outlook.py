@@ -13,9 +13,8 @@ from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text
 from steph.base.terms import FitVerdict, StageId, TrainerName
 from steph.base.units import GIB
-from steph.contract import commands as contract
 from steph.contract.settings import card_by_name
-from steph.memory.calibration import Calibration, calibration_or_default, workload_of
+from steph.memory.calibration import FP32_BITS, Calibration, calibration_or_default, workload_of
 from steph.memory.forecast import KEPT_FREE_BYTES, automatic, largest_fitting, leanest
 from steph.memory.shapes import ModelShape, model_shape
 from steph.memory.terms import ASSUMED_TRAINER, TRAINERS, Workload
@@ -96,7 +95,7 @@ def production_outlook(record: Record) -> Outlook | None:
 def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outlook:
     found = outlook.calibration
     wanted, device = record.context.production, record.context.environment.device
-    target, shape = contract.target_settings(here, wanted), model_shape(wanted.model)
+    target, shape = production.target_settings(record, here), model_shape(wanted.model)
     is_there = device is not None and is_production_card(device, wanted)
     usable = record.context.usable_bytes
     points = _points(GRID_BATCHES, GRID_LENGTHS, target, here)
@@ -104,6 +103,15 @@ def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outloo
     if usable is not None and not is_there and found.trainer != LEAN_TRAINER:
         lean = _card(found, shape, _work(target, LEAN_TRAINER, record), small_points, usable)
         outlook = replace(outlook, lean=lean)
+    bits = _seen_bits(record)
+    if bits == FP32_BITS and not target.use_4bit:
+        parameters = production.production_parameters(wanted)
+        size = (
+            NOTHING
+            if parameters is None
+            else say("outlook.fp32_size", model=wanted.model, size=units.gib(4 * parameters))
+        )
+        return replace(outlook, lean=None, unpredicted=say("outlook.fp32", size=size))
     if not found.carries_over:
         return replace(outlook, unpredicted=say("outlook.no_formula"))
     work, measured = _work(target, found.trainer, record), None
@@ -135,9 +143,16 @@ def _measured(card: CardOutlook, point: tuple[int, int], measured: int | None) -
 
 def _work(target: TrainSettings, trainer: TrainerName, record: Record) -> Workload:
     """The production run in the least memory, its answers as long as those that H-2 was trained on."""
-    least, trained = leanest(workload_of(target, trainer)), record.stages[StageId.H2].last_attempt
+    trained = record.stages[StageId.H2].last_attempt
+    least = leanest(workload_of(target, trainer, None if target.use_4bit else _seen_bits(record)))
     answer_tokens = trained.longest_answer_tokens if trained else None
     return least if answer_tokens is None else replace(least, label_positions=answer_tokens + 1)
+
+
+def _seen_bits(record: Record) -> int | None:
+    """The bits of the weights that this record's training was seen to have."""
+    trained = record.stages[StageId.H2].last_attempt
+    return trained.training.weight_bits if trained and trained.training else None
 
 
 def target_card_bytes(target: ProductionTarget) -> int:

@@ -6,6 +6,7 @@ Takes a record whose H-2 and H-3 ended well, gives values; which settings are pr
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from steph.base.messages import phrase, text
 from steph.base.terms import StageId, TrainerName
 from steph.contract import commands as contract
 from steph.contract.description import Description
+from steph.contract.placeholders import spelled
 from steph.memory.shapes import ShapeError, model_shape, parameter_count
 from steph.memory.terms import TRAINERS
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
@@ -50,7 +52,8 @@ class ProductionTime:
     Training and evaluation are with what loading the model takes in each, which `loading_seconds` says for both
     together. `download_bytes`: of the model's weights, and how long they take at the speed of H-1's download.
     `parameter_ratio`: the production model's parameters by those of the model that was measured. `price_per_hour`: of
-    the rented card, None where the profile does not say it. `evaluation_is_most`: the evaluation gave no time of its
+    the rented card, None where the profile does not say it. `has_questions`: whether it is known how many there are in
+    all. `evaluation_is_most`: the evaluation gave no time of its
     questions alone, so that loading is in each one's.
     """
 
@@ -62,6 +65,7 @@ class ProductionTime:
     download_seconds: float | None = None
     loading_seconds: float | None = None
     evaluation_is_most: bool = False
+    has_questions: bool = True
 
     @property
     def total_seconds(self) -> float | None:
@@ -94,8 +98,12 @@ def is_production_model(choice: ModelChoice | None, target: ProductionTarget) ->
 
 
 def final_settings(h2: StageResult | None) -> TrainSettings | None:
+    """What H-2's last attempt was asked for; in 4 bits exactly where its model was seen to be so."""
     attempt = h2.last_attempt if h2 else None
-    return attempt.settings if attempt and isinstance(attempt.settings, TrainSettings) else None
+    if attempt is None or not isinstance(attempt.settings, TrainSettings):
+        return None
+    bits = attempt.training.weight_bits if attempt.training else None
+    return attempt.settings if bits is None else attempt.settings.changed(use_4bit=bits == 4)
 
 
 def final_evaluation(h3: StageResult | None) -> EvalSettings | None:
@@ -103,33 +111,61 @@ def final_evaluation(h3: StageResult | None) -> EvalSettings | None:
     return attempt.settings if attempt and isinstance(attempt.settings, EvalSettings) else None
 
 
-def carry_over(here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Setting, ...]:
-    """The settings of the attempts that ended well which the production run keeps."""
-    trained, evaluated = text("production.trained"), text("production.evaluated")
+def said_to(result: StageResult | None) -> Mapping[str, str]:
+    """How a stage's program is told each setting; of an older record the published script's words, or plain names."""
+    attempt = result.last_attempt if result else None
+    if attempt is not None and attempt.production is not None and attempt.production.said is not None:
+        return attempt.production.said
+    published = Description()
+    for section, flag in ((published.train, "--model-name"), (published.evaluate, "--hf-model-name")):
+        if attempt is not None and flag in attempt.argv:
+            return contract.spellings(section)
+    return {name: name for name in ("model", "samples", *contract.MUST_BE_SAID)}
+
+
+def target_settings(record: Record, here: TrainSettings) -> TrainSettings:
+    """The production run's settings, as far as this record's program can be told them."""
+    has_4bit = bool(said_to(record.stages.get(StageId.H2)).get("use_4bit"))
+    return contract.target_settings(here, record.context.production, has_4bit=has_4bit)
+
+
+def carry_over(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> list[Setting]:
+    """The settings of the attempts that ended well which the production run keeps, as their programs spell them."""
+    (said, asked), trained = (
+        (said_to(record.stages[stage]) for stage in (StageId.H2, StageId.H3)),
+        text("production.trained"),
+    )
     rows = []
-    if here.use_4bit and here.bnb_4bit_compute_dtype == there.bnb_4bit_compute_dtype:
-        kinds = f"{here.bnb_4bit_quant_type} + {here.bnb_4bit_compute_dtype}"
-        rows.append(Setting(text("production.four_bit"), kinds, trained))
-    elif here.use_4bit:
-        rows.append(Setting("--bnb-4bit-quant-type", here.bnb_4bit_quant_type, trained))
-    lora = f"{here.lora_r} / {here.lora_alpha} / {here.lora_dropout:g}"
-    rows += [
-        Setting("--lora-r / --lora-alpha / --lora-dropout", lora, trained),
-        Setting("--learning-rate", f"{here.learning_rate:g}", trained),
-        Setting("--warmup-ratio", f"{here.warmup_ratio:g}", trained),
-    ]
-    if here.target_modules:
-        rows.append(Setting("--target-modules", ",".join(here.target_modules), trained))
-    rows += [Setting(flag, old, trained) for flag, old, new, _ in _numbers(here, there) if old == new]
-    if evaluation.load_in_4bit:
-        rows.append(Setting("--hf-load-in-4bit", text("production.on"), evaluated))
-    form = "production.with_rag" if evaluation.use_rag else "production.without_rag"
-    shape = phrase(form, top_k=evaluation.top_k, ensemble=evaluation.ensemble)
-    return (*rows, Setting(text("production.evaluation"), shape, evaluated))
+    if here.use_4bit:
+        kinds = [name for name in ("bnb_4bit_quant_type", "bnb_4bit_compute_dtype") if name in said]
+        kept = {
+            said[name] or name: getattr(here, name) for name in kinds if getattr(here, name) == getattr(there, name)
+        }
+        option = said.get("use_4bit") or text("production.weights")
+        if len(kept) == 2:
+            kept = {phrase("production.four_bit", option=option): " + ".join(kept.values())}
+        rows = [Setting(name, kind, trained) for name, kind in (kept or {option: text("production.on")}).items()]
+    for names in (("lora_r", "lora_alpha", "lora_dropout"), ("learning_rate",), ("warmup_ratio",), ("target_modules",)):
+        told = {said[name] or name: _value(getattr(here, name)) for name in names if name in said}
+        if any(told.values()):
+            rows.append(Setting(" / ".join(told), " / ".join(told.values()), trained))
+    rows += [Setting(flag, old, trained) for flag, old, new, _ in _numbers(said, here, there) if old == new]
+    last, evaluated = record.stages[StageId.H3].last_attempt, text("production.evaluated")
+    for words in (asked.get(name, "").split(" / ") for name in ("use_4bit", "use_rag", "use_cot")):
+        given = [word for word in words if word and last is not None and {*word.split()} <= {*last.argv}]
+        rows += [Setting(word, text("production.on"), evaluated) for word in given]
+    counts = [name for name in ("load_in_4bit", "top_k", "ensemble") if asked.get(name)]
+    return [*rows, *(Setting(asked[name], _value(getattr(evaluation, name)), evaluated) for name in counts)]
 
 
-def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str, str, str], ...]:
-    """The settings that may differ: flag, value here, value there, reason for a difference."""
+def _value(setting: object) -> str:
+    return f"{setting:g}" if isinstance(setting, float) else spelled(setting)
+
+
+def _numbers(
+    said: Mapping[str, str], here: TrainSettings, there: TrainSettings
+) -> tuple[tuple[str, str, str, str], ...]:
+    """The settings that may differ: how the program is told it, value here, value there, reason for a difference."""
     longer = "production.longer" if there.max_seq_length > here.max_seq_length else "production.asked"
     larger = "production.larger" if there.batch_size > here.batch_size else "production.asked"
     reasons = {
@@ -139,28 +175,35 @@ def _numbers(here: TrainSettings, there: TrainSettings) -> tuple[tuple[str, str,
         "num_epochs": text("production.epochs"),
     }
     return tuple(
-        (f"--{name.replace('_', '-')}", str(getattr(here, name)), str(getattr(there, name)), reason)
+        (said[name] or name, str(getattr(here, name)), str(getattr(there, name)), reason)
         for name, reason in reasons.items()
+        if name in said
     )
 
 
 def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluation: EvalSettings) -> tuple[Change, ...]:
     """The settings that the production run changes, measured value and new value side by side."""
-    choice, target = record.model, record.context.production
-    rows = [Change("--model-name", choice.name if choice else units.MISSING, target.model, text("production.model"))]
-    rows += [Change(*number) for number in _numbers(here, there)]
-    if not here.use_4bit:
+    choice, target, last = record.model, record.context.production, record.stages[StageId.H2].last_attempt
+    said, asked = (said_to(record.stages[stage]) for stage in (StageId.H2, StageId.H3))
+    model = said.get("model") or text("production.of_model")
+    rows = [Change(model, choice.name if choice else units.MISSING, target.model, text("production.model"))]
+    rows += [Change(*number) for number in _numbers(said, here, there)]
+    if there.use_4bit and not here.use_4bit:
         needs = phrase("production.needs_4bit", model=target.model, card=target.card)
-        rows.append(Change("--use-4bit", text("production.off"), text("production.on"), needs))
+        rows.append(Change(said["use_4bit"], text("production.off"), text("production.on"), needs))
     no_bf16 = phrase("production.no_bf16", card=target.card)
-    halves = (here.mixed_precision or "", there.mixed_precision or "")
-    rows.append(Change("--bnb-4bit-compute-dtype", here.bnb_4bit_compute_dtype, there.bnb_4bit_compute_dtype, no_bf16))
-    rows.append(Change("--bf16 / --fp16", *halves, no_bf16))
-    last, limit = record.stages[StageId.H2].last_attempt, "--max-steps-override"
-    if last is not None and any(word.partition("=")[0] == limit for word in last.argv):
-        rows.append(Change(limit, str(here.max_steps), text("production.drop"), text("production.whole")))
-    questions = str(contract.questions_of(record))
-    rows.append(Change("--samples", str(evaluation.samples), questions, text("production.questions")))
+    for name in ("bnb_4bit_compute_dtype", "mixed_precision"):
+        if name in said:
+            rows.append(Change(said[name] or name, getattr(here, name) or "", getattr(there, name) or "", no_bf16))
+    limit = said.get("max_steps")
+    if limit == "" or (last is not None and limit in {*last.env, *(word.partition("=")[0] for word in last.argv)}):
+        rows.append(
+            Change(limit or "max_steps", str(here.max_steps), text("production.drop"), text("production.whole"))
+        )
+    questions = contract.questions_of(record)
+    if "samples" in asked:
+        whole = text("production.all") if questions is None else str(questions)
+        rows.append(Change(asked["samples"] or "samples", str(evaluation.samples), whole, text("production.questions")))
     if any(file.is_sample for file in record.data):
         rows.append(Change(*(text(f"production.{word}") for word in ("data", "sample", "real_data", "not_sample"))))
     return tuple(row for row in rows if row.here != row.there)
@@ -194,6 +237,7 @@ def production_time(record: Record, target: TrainSettings) -> ProductionTime | N
         download_seconds=download,
         loading_seconds=_times(sum(loads), ratio) if loads else None,
         evaluation_is_most=evaluation is not None and evaluation_load is None,
+        has_questions=contract.questions_of(record) is not None,
     )
 
 
@@ -225,11 +269,11 @@ def _training_seconds(record: Record, target: TrainSettings) -> tuple[float | No
     growth = target.max_seq_length / settings.max_seq_length if pads else 1.0
     per_row = growth * settings.num_processes * row_seconds / rows_done
     loading = max(0.0, (whole or 0.0) - row_seconds)
-    # the training file's rows where the data are the real ones, else one for each question
+    # the training file's rows where the data are the real ones, else one for each question; without such a file as seen
     rows = [file.rows for file in record.data if file.role == "train_file"]
-    is_real = not any(file.is_sample for file in record.data)
-    due = rows[0] if rows and is_real else contract.questions_of(record)
-    return loading + per_row * due * target.num_epochs, loading
+    is_sample = any(file.is_sample for file in record.data)
+    due = contract.questions_of(record) if is_sample else next(iter(rows), found.train_rows)
+    return None if due is None else loading + per_row * due * target.num_epochs, loading
 
 
 def _evaluation_seconds(record: Record) -> tuple[float | None, float | None]:
@@ -241,8 +285,10 @@ def _evaluation_seconds(record: Record) -> tuple[float | None, float | None]:
     cards = answered.settings.num_processes if answered.settings else 1
     own = units.plausible_seconds(answered.evaluation.answering_seconds)
     answering = own or cards * whole
-    loading = max(0.0, whole - answering / cards)
-    return loading + answering / answered.evaluation.total * contract.questions_of(record), loading if own else None
+    loading, questions = max(0.0, whole - answering / cards), contract.questions_of(record)
+    if questions is None:
+        return None, loading if own else None
+    return loading + answering / answered.evaluation.total * questions, loading if own else None
 
 
 def train_call(record: Record, target: TrainSettings) -> ProductionCall | None:

@@ -265,7 +265,7 @@ def as_tensors() -> Any:
 
 def brief(model: Any) -> dict[str, Any]:
     """A model's name, quantised layers, parameters and places."""
-    parameters = 0
+    parameters = single = 0
     devices: dict[Any, int] = {}
     places = getattr(model, "hf_device_map", None)
     modules = whole(model)
@@ -273,12 +273,13 @@ def brief(model: Any) -> dict[str, Any]:
         for name, parameter in parameters_of(modules):
             count = _count(parameter)
             parameters += count
+            single += count if str(parameter.dtype) == "torch.float32" else 0
             place = _place(name, places) if parameter.is_meta else parameter.device
             devices[place] = devices.get(place, 0) + count
     quantised, unquantised = _linears(modules)
     return {
         "name_or_path": name_of(model), "class": class_of(model), "quantised": quantised,
-        "unquantised_linears": unquantised, "parameters": parameters,
+        "unquantised_linears": unquantised, "parameters": parameters, "fp32_parameters": single,
         "devices": {str(place): count for place, count in devices.items()},
     }  # fmt: skip
 
