@@ -200,6 +200,15 @@ def test_layers_without_a_compute_type_yet_are_no_finding(sound: TrainEvidence, 
     assert broken(checks) == {}
 
 
+@pytest.mark.parametrize("unsaid", [frozenset(), frozenset({"use_4bit"})])
+def test_4bit_that_nobody_spoke_of_is_no_finding(sound: TrainEvidence, tmp_path: Path, unsaid: frozenset[str]) -> None:
+    """A program that is described without a word on 4-bit may have it inside; one that was told not to may not."""
+    plain = replace(sound, settings=sound.settings.changed(use_4bit=False), unsaid=unsaid)
+    quantised = [{"class": "Linear4bit", "quant_type": "nf4", "compute_dtype": None, "layers": 28}]
+    check = judged(plain, tmp_path, each("training_begins", quantised=quantised))["quantised_as_asked"]
+    assert check.holds is bool(unsaid)
+
+
 def test_another_4bit_format_is_not_called_wrong(sound: TrainEvidence, tmp_path: Path) -> None:
     """A quantised class that is not known is unmeasured, which is not green, but no contradiction."""
     quantised = [{"class": "HQQLinear", "layers": 28}]

@@ -107,7 +107,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
             generated,
             *(kind.check(None, why) for kind in WITNESSED_ANSWERS[1:]),
             model_check(seen.witness, evidence.model_name, ()),
-            quantised_check(evidence.settings.load_in_4bit, loaded[-1:]),
+            quantised_check(evidence.settings.load_in_4bit, loaded[-1:], is_unsaid=evidence.is_4bit_unsaid),
         )
     worked = tuple({id(answer.call): answer.call for answer in seen.counting}.values())
     generations = [call for call in worked if isinstance(call, Generation)]
@@ -130,7 +130,7 @@ def witnessed_answer_checks(evidence: EvalEvidence, results: Results | None) -> 
         template_check(generations),
         _likeliest_check(seen, rows),
         model_check(seen.witness, evidence.model_name, worked, seen.evidence.merged_folders),
-        quantised_check(evidence.settings.load_in_4bit, worked),
+        quantised_check(evidence.settings.load_in_4bit, worked, is_unsaid=evidence.is_4bit_unsaid),
         *place_checks(worked, on_gpu=evidence.on_gpu),
     )
 

@@ -187,8 +187,11 @@ def weight_bits(worked: ModelFact) -> Literal[4, 8, 16, 32] | None:
     return 4 if layers[4] >= layers[8] else 8
 
 
-def quantised_check(asked: bool, worked: Sequence[ModelFact]) -> Check:
-    """4-bit layers where they were asked for, in every model that worked; 8-bit is not 4-bit."""
+def quantised_check(asked: bool, worked: Sequence[ModelFact], *, is_unsaid: bool = False) -> Check:
+    """4-bit layers where they were asked for, in every model that worked; 8-bit is not 4-bit.
+
+    `is_unsaid`: the description does not say whether the program quantises, so that nothing is held against it.
+    """
     if not worked:
         return QUANTISED_AS_ASKED.check(None, "none")
     counts = [Counter[str]() for _ in worked]
@@ -199,8 +202,8 @@ def quantised_check(asked: bool, worked: Sequence[ModelFact]) -> Check:
     layers = [say("witness.layers", kind=kind, layers=count) for kind, count in counts[-1].items()]
     shown = layers or say("witness.no_layers")
     if not asked:
-        severity = WARN if any(four) else None
-        return QUANTISED_AS_ASKED.check(not any(four), "not_asked", layers=shown, severity=severity)
+        holds = is_unsaid or not any(four)
+        return QUANTISED_AS_ASKED.check(holds, "not_asked", layers=shown, severity=None if holds else WARN)
     known = {*FOUR_BIT, *EIGHT_BIT}
     foreign = sorted({kind for count in counts for kind in count} - known)
     found = say("check.quantised_as_asked.asked", layers=shown)

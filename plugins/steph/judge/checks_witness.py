@@ -282,7 +282,9 @@ def witnessed_training_checks(evidence: TrainEvidence, adapter_sha256: str | Non
         *_ranks_checks(seen, checks_setup.trainings_in(evidence.witness)),
         *checks_setup.label_checks(seen),
         checks_setup.model_check(witness, evidence.model_name, (seen.begins,)),
-        checks_setup.quantised_check(evidence.settings.use_4bit, (seen.begins,)),
+        checks_setup.quantised_check(
+            evidence.settings.use_4bit, (seen.begins,), is_unsaid="use_4bit" in evidence.unsaid
+        ),
         checks_setup.setup_check(evidence, seen),
         *checks_setup.place_checks((seen.begins,), on_gpu=evidence.card is not None),
         moved_check(evidence, seen),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from steph.base.files import UnreadableError, read_header, read_json_object, sha256_of
+from steph.contract.commands import passed_names
 from steph.contract.description import Description
 from steph.contract.placeholders import filled
 from steph.contract.questions import Question
@@ -331,6 +332,13 @@ class EvalEvidence:
         seen = [witness for witness in (self.training_witness, self.witness) if witness]
         saves = [save for witness in seen for save in witness.of(ModelSaved)]
         return frozenset(save.path for save in saves if save.path and wanted and wanted in save.merged_sha256)
+
+    @property
+    def is_4bit_unsaid(self) -> bool:
+        """Whether the description does not say if the program quantises; a file of settings may."""
+        evaluate = self.description.evaluate
+        said = {*passed_names(evaluate), *evaluate.fixed.given}
+        return evaluate.config is None and not said & {"use_4bit", "load_in_4bit"}
 
     @property
     def form(self) -> ResultsForm:

@@ -170,8 +170,8 @@ class ProductionTarget(Value):
     card_memory_gib: Annotated[float | None, Bounds(gt=0, le=4096)] = None
     """What a training process may use of that card, in GiB; the table of cards says it where it is not given."""
     questions: Annotated[int | None, Bounds(ge=1, le=MAX_QUESTIONS)] = None
-    """Questions of the whole evaluation. Not given: those of the data set, which is `paths.dataset`, what lm_eval says of
-    its task, or the file in the folder that has the questions asked; 140 where it is the bundled sample."""
+    """Questions of the whole evaluation. Not given: those of the data set, which is `paths.dataset`, what lm_eval says
+    of its task, or the file in the folder that has the questions asked; 140 where it is the bundled sample."""
     max_seq_length: _Tokens = 1024
     """The longest row in tokens."""
     batch_size: _Rows = 2
