@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from steph.base.text import decoded, one_line, printable, without_ansi
+from steph.base.text import encoding_of, one_line, printable, without_ansi
 
 JAPANESE = "学習に失敗しました: メモリ不足\n"
+
+
+def decoded(data: bytes) -> str:
+    """Text of unknown encoding, without its mark."""
+    return data.decode(encoding_of(data), "replace").removeprefix("\ufeff")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp932"])

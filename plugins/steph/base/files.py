@@ -296,8 +296,7 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-# https://github.com/huggingface/safetensors#format: 8 bytes little-endian header length, JSON header, data without
-# holes
+# https://github.com/huggingface/safetensors#format: 8 bytes of the header's length, its JSON, data without holes
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 CHUNK_BYTES = 1 << 22
 _ITEM_BITS = {
@@ -414,20 +413,17 @@ def _entries(raw: bytes, data_begin: int) -> Iterator[Tensor]:
         raise UnreadableError(say("unreadable.header_no_json", error=error)) from error
     if not isinstance(header, dict):
         raise UnreadableError(say("unreadable.header_no_object"))
+    header.pop("__metadata__", None)
     for name, entry in header.items():
-        if name != "__metadata__":
-            yield _entry(name, entry, data_begin)
-
-
-def _entry(name: str, entry: object, data_begin: int) -> Tensor:
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
-            if dtype not in _ITEM_BITS or not all(type(n) is int and n >= 0 for n in shape):
-                raise UnreadableError(say("unreadable.tensor_type", tensor=name[:80], type=dtype[:20]))
-            if not 0 <= begin <= end or 8 * (end - begin) != math.prod(shape) * _ITEM_BITS[dtype]:
-                raise UnreadableError(say("unreadable.tensor_length", tensor=name[:80]))
-            return Tensor(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
-    raise UnreadableError(say("unreadable.tensor_entry", tensor=name[:80]))
+        match entry:
+            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+                if dtype not in _ITEM_BITS or not all(type(n) is int and n >= 0 for n in shape):
+                    raise UnreadableError(say("unreadable.tensor_type", tensor=name[:80], type=dtype[:20]))
+                if not 0 <= begin <= end or 8 * (end - begin) != math.prod(shape) * _ITEM_BITS[dtype]:
+                    raise UnreadableError(say("unreadable.tensor_length", tensor=name[:80]))
+                yield Tensor(name, dtype, tuple(shape), data_begin + begin, data_begin + end)
+            case _:
+                raise UnreadableError(say("unreadable.tensor_entry", tensor=name[:80]))
 
 
 def _scan_one(file: BinaryIO, tensor: Tensor) -> Scan:

@@ -51,7 +51,7 @@ _BY_PREFIX: tuple[tuple[bytes, bytes], ...] = (
     (b"eyJ", rb"[\w-]{8,}\.eyJ[\w-]{8,}(?:\.[\w-]*)?"),  # a JSON web token
 )
 _SAS = re.compile(rb"""[?&;]sig=(?P<value>[^&\s"'<>]{16,})""")  # of an Azure storage address
-_URL = re.compile(rb"""://(?P<value>[^\s/?#"'<>@:]*(?::[^\s/?#"'<>]*)?)@""")
+_URL = re.compile(rb"""://(?P<value>[^\s/?#"'<>@:]{16,}|[^\s/?#"'<>@:]*:[^\s/?#"'<>]*)@""")  # a short user is no secret
 _SIGNATURE = re.compile(rb"""(?i:signature)=(?P<value>[^&\s"'<>]+)""")
 
 # a name that ends in `token` and means a piece of text
@@ -136,13 +136,6 @@ def _hf(data: bytes, at: int) -> _Span | None:
     return None if is_word and len(value) < 20 else match.span("value")
 
 
-def _url(data: bytes, at: int) -> _Span | None:
-    match = _URL.match(data, at)
-    if match is None or (b":" not in match["value"] and len(match["value"]) < 16):
-        return None
-    return match.span("value")
-
-
 def _by(expression: re.Pattern[bytes]) -> Callable[[bytes, int], _Span | None]:
     def find(data: bytes, at: int) -> _Span | None:
         match = expression.match(data, at)
@@ -161,6 +154,7 @@ _ROWS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], _Span | None]], ...
     (re.compile(rb"sk-(?=[a-z0-9])"), _by(_ISSUED)),
     (re.compile(rb"signature="), _by(_SIGNATURE)),
     (re.compile(rb"[?&;]sig="), _by(_SAS)),
+    (re.compile(rb"://"), _by(_URL)),
     *(
         (re.compile(prefix.lower()), _by(re.compile(b"(?<![A-Za-z0-9])%b(?P<value>%b)" % (prefix, rest))))
         for prefix, rest in _BY_PREFIX
@@ -172,7 +166,6 @@ _ROWS: tuple[tuple[re.Pattern[bytes], Callable[[bytes, int], _Span | None]], ...
 )
 _REST_OF_QUOTED = re.compile(rb"""[^"'\\\r\n]*""")
 _REST_OF_BARE = re.compile(rb"""[^\s"']*""")
-_USERINFO = re.compile(rb"://")
 _WORD_CHARS = 64
 
 
@@ -225,7 +218,9 @@ class StreamRedactor:
     def feed(self, data: bytes) -> bytes:
         """The bytes that may be let out now, redacted."""
         if self._rest_of_secret is not None:
-            data = self._after_secret(data, self._rest_of_secret)
+            end = self._rest_of_secret.match(data).end()  # type: ignore[union-attr]  # it matches nothing as well
+            self._rest_of_secret = self._rest_of_secret if end == len(data) else None
+            data = data[end:]
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         ready, self._held = (self._held + data[:end], data[end:]) if end else (b"", self._held + data)
         return redact_bytes(ready) + (self._overflow() if len(self._held) > HOLD_BYTES else b"")
@@ -253,20 +248,18 @@ class StreamRedactor:
         ready, self._held = self._held[:cut], self._held[cut:]
         return redact_bytes(ready)
 
-    def _after_secret(self, data: bytes, of_secret: re.Pattern[bytes]) -> bytes:
-        end = of_secret.match(data).end()  # type: ignore[union-attr]  # it matches nothing as well
-        if end < len(data):
-            self._rest_of_secret = None
-        return data[end:]
-
 
 def _secrets(data: bytes) -> list[_Span]:
     """Where the secrets are, in order, none overlapping another."""
     lowered = data.lower()
     found = [span for literal, find in _ROWS for span in _found_by(literal, find, data, lowered)]
-    if b"@" in data:
-        found += [span for hit in _USERINFO.finditer(data) if (span := _url(data, hit.start())) is not None]
-    return _merged(found)
+    merged: list[_Span] = []
+    for start, end in sorted(found):
+        if merged and start <= merged[-1][1]:  # two masks side by side would be one the next time
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
 
 
 def _found_by(
@@ -290,16 +283,6 @@ def _found_by(
     return found
 
 
-def _merged(spans: list[_Span]) -> list[_Span]:
-    merged: list[_Span] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:  # two masks side by side would be one the next time
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((start, end))
-    return merged
-
-
 # --- decoding, terminals, lines
 
 LINE_CHARS = 300
@@ -312,11 +295,6 @@ _BOMS = (
 )
 # ECMA-48: a CSI sequence with its parameters, an OSC string with or without its end, any other two characters
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
-
-
-def decoded(data: bytes) -> str:
-    """Return text of unknown encoding, without a byte order mark; what can't be read is U+FFFD."""
-    return data.decode(encoding_of(data), "replace").removeprefix("\ufeff")
 
 
 def encoding_of(start: bytes) -> str:
