@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from steph.base.messages import say, verbatim
 from steph.base.terms import AnyStage, Cause, EndedBy, Phase, RecordKind, Severity, StageId, Verdict
@@ -25,6 +25,7 @@ from steph.record.values import (
     StageResult,
     TrainOutcome,
 )
+from steph.tell.report import parts
 
 GIB = 1024**3
 MODEL = "Qwen/Qwen1.5-1.8B-Chat"
@@ -559,3 +560,8 @@ ALL_SAMPLES = (
     rehearsal,
     with_rejected_candidates,
 )
+
+
+def render(record: Record, history: Sequence[Record] = (), *, figures: Mapping[str, str] | None = None) -> str:
+    """The whole generated body of a record's report; `figures` as for `parts`."""
+    return "\n\n".join(part.text for part in parts(record, history, figures=figures)) + "\n"

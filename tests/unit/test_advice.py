@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import record_factory as factory
+from record_factory import render
 from steph.base import units
 from steph.base.messages import text
 from steph.base.terms import Cause, FitVerdict, StageId, TrainerName, Verdict
@@ -19,7 +20,7 @@ from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
 from steph.record.values import Diagnosis, PredictedPeak, ProductionCall, Record
 from steph.tell.advice import Reach, Rent, advise, answers, decide
 from steph.tell.outlook import CardOutlook, Outlook
-from steph.tell.report import parts, render
+from steph.tell.report import parts
 
 GIB = 1024**3
 EIGHT_B = 8_190_735_360  # safetensors metadata of Qwen/Qwen3-8B

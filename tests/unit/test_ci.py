@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 import record_factory
+from record_factory import render
 from steph.base.terms import StageId, Verdict
 from steph.conduct.session import STEP_SUMMARY_BYTES, append_step_summary, fitting, stage_properties
 from steph.run.journal import record_folders
-from steph.tell.report import render
 from suite_runs import Bench, make_bench, run_pytest
 
 H1, H2, H3 = StageId

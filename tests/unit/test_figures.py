@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 import record_factory as factory
 from matplotlib.textpath import TextPath
+from record_factory import render
 from steph.base.messages import LANGUAGES, Language, Message, speaking
 from steph.base.terms import StageId
 from steph.record.settings import TrainSettings
@@ -24,7 +25,6 @@ from steph.record.values import Record
 from steph.run.runner import NAME, read_samples
 from steph.tell import drawings
 from steph.tell.drawings import VramSample, loss_svg, plain, vram_svg, vram_words, write_figures
-from steph.tell.report import render
 
 GIB = 1024**3
 START = datetime.fromisoformat("2026-11-20T01:03:00+00:00").timestamp()
@@ -218,8 +218,8 @@ def test_few_losses_stand_in_a_table_too() -> None:
 def test_rendering_loads_no_matplotlib() -> None:
     """Text without pictures needs no plotting library."""
     program = (
-        "import sys, record_factory as f; from steph.tell.report import render; import steph.tell.compare;"
-        "render(f.crashed()); print(int('matplotlib' in sys.modules))"
+        "import sys, record_factory as f; import steph.tell.compare;"
+        "f.render(f.crashed()); print(int('matplotlib' in sys.modules))"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(

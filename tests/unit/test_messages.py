@@ -74,7 +74,7 @@ def test_no_message_is_unused_and_none_is_missing() -> None:
     used |= {f"{row}.{part}" for row in rows for part in ("when", "remedy")}
     literals = set(re.findall(r"[\"']([\w.-]+)[\"']", code))
     used |= {f"check.{check}.{key}" for check in check_kinds() for key in literals if "." not in key}
-    prefixes = set(re.findall(r"f[\"']([\w.]+)[.][{]", code))
+    prefixes = {*re.findall(r"f[\"']([\w.]+)[.][{]", code), *re.findall(r"[\"']([\w.]+)[.][\"'] ~", code)}
     used |= {
         one for one in catalog("ja") for dot in re.finditer(r"[.]", one)
         if one[: dot.start()] in prefixes and one[dot.end() :] in literals

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from record_factory import render
 from steph.base.messages import Language, speaking
 from steph.base.terms import ExtendedId, StageId, Verdict
 from steph.record.values import Record
@@ -14,7 +15,6 @@ from steph.run.runner import read_samples
 from steph.tell.compare import listing_rows, listing_text
 from steph.tell.drawings import VramSample, draw
 from steph.tell.outlook import production_outlook
-from steph.tell.report import render
 from test_report_languages import JAPANESE, latin
 
 FOLDER = Path(__file__).parent / "samples" / "record_0.1.0" / "20261125-224716-97fe"

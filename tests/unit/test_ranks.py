@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import record_factory as factory
 from process_tree import alive_with
+from record_factory import render
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.contract.commands import Place, evaluate_call, launched, train_call
 from steph.contract.description import Description
 from steph.judge.checks_process import ProcessEvidence, machine_checks
 from steph.record.settings import EvalSettings, Launcher, TrainSettings, steps_per_epoch
 from steph.record.values import Attempt, Probe
-from steph.tell.report import render
 from suite_runs import make_bench
 
 # stands in front of the planted script: rank 1 dies as a process does that the kernel's OOM killer chose

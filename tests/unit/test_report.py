@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from record_factory import render
 from steph.base.messages import verbatim
 from steph.base.terms import Severity, StageId, Verdict
 from steph.judge.verdict import Overall, overall
@@ -17,7 +18,7 @@ from steph.record.settings import TrainSettings
 from steph.record.values import Check, PredictedPeak, Record
 from steph.tell import attempts, keep, wording
 from steph.tell.attempts import own_frame
-from steph.tell.report import parts, render, report_path, write_report
+from steph.tell.report import parts, report_path, write_report
 from steph.tell.wording import headline, sentences
 
 SECTIONS = (

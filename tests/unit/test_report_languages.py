@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import record_factory as factory
+from record_factory import render
 from steph.base.messages import LANGUAGES, Language, say, speaking, text
 from steph.base.terms import Cause, EndedBy, ExtendedId, Phase, RecordKind, Severity, StageId, Verdict
 from steph.record.values import AnswerComparison, Check, Diagnosis, ModelChoice, PredictedPeak, Record, StageResult
 from steph.run.journal import read_record, record_folders
 from steph.tell import compare, keep
-from steph.tell.report import parts, render, write_report
+from steph.tell.report import parts, write_report
 
 JAPANESE = re.compile("[\u3000-\u30ff\u4e00-\u9fff\uff01-\uff60]")
 DURATION = re.compile(r"(約 )?[\d.]+ ?(秒|分|時間)")

@@ -8,9 +8,10 @@ import pytest
 import record_factory as factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from record_factory import render
 from steph.record.values import Record
 from steph.tell import keep
-from steph.tell.report import parts, render
+from steph.tell.report import parts
 
 markdown_it = pytest.importorskip("markdown_it")
 

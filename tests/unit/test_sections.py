@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from record_factory import render
 from steph.base.terms import StageId
 from steph.record.values import Record, StageResult
 from steph.tell import advice, attempts, report, wording
 from steph.tell import outlook as forecasting
 from steph.tell.outlook import production_outlook
-from steph.tell.report import parts, render, write_report
+from steph.tell.report import parts, write_report
 
 
 def _failing(function: Callable[..., object]) -> Callable[..., object]:

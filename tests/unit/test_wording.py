@@ -6,12 +6,12 @@ import math
 
 import pytest
 import record_factory as factory
+from record_factory import render
 from steph.base import units
 from steph.base.messages import speaking, verbatim
 from steph.base.terms import Cause, EndedBy, Severity, StageId, Verdict
 from steph.record.values import Attempt, Check, Diagnosis, EvalOutcome, StageResult
 from steph.tell import wording
-from steph.tell.report import render
 
 
 def _attempt(**fields: object) -> Attempt:

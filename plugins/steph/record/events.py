@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from steph.base.messages import Message, Value, say, verbatim
+from steph.base.messages import Message, Value, say
 from steph.base.terms import NEEDS, AnyStage, Purpose, StageId, Verdict
 from steph.record.settings import Context, DataFile
 from steph.record.values import (
@@ -146,8 +146,17 @@ class SessionEnded(Value):
     exit_status: int
 
 
-InsideStage = ModelChosen | CandidatesPredicted | AttemptStarted | AttemptEnded | RungSkipped | ChecksAdded | CrashFound
-Event = RecordOpened | SessionStarted | DataRead | StageStarted | InsideStage | StageEnded | SessionEnded
+InsideStage = (
+    ModelChosen
+    | CandidatesPredicted
+    | AttemptStarted
+    | AttemptEnded
+    | RungSkipped
+    | ChecksAdded
+    | StageEnded
+    | CrashFound
+)
+Event = RecordOpened | SessionStarted | DataRead | StageStarted | InsideStage | SessionEnded
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
@@ -188,26 +197,22 @@ def _apply(record: Record, event: Event, unfinished_verdict: Verdict) -> Record:
         case RecordOpened():
             return record
         case SessionStarted(at=at, command=command, stages=stages, report_name=name):
-            session = Session(started_at=at, command=command, stages=stages, report_name=name)
-            return record.changed(sessions=(*record.sessions, session), context=_context_of(record, event))
+            session, context = Session(started_at=at, command=command, stages=stages, report_name=name), record.context
+            if event.pipeline_dirty:  # as soon as one session found it so
+                context = context.changed(pipeline_git=context.pipeline_git.changed(dirty=True))
+            return record.changed(sessions=(*record.sessions, session), context=context)
         case DataRead(data=data):
             return record.changed(data=data)
         case SessionEnded(at=at, exit_status=status):
             return _last_session(record, ended_at=at, exit_status=status)
-        case StageStarted(stage=stage, at=at):
-            started = StageResult(stage=stage, verdict=unfinished_verdict, explanation=IN_FLIGHT, started_at=at)
-            return _stage(_marked_stale(record, stage), started)
-        case StageEnded(stage=stage):
-            return _ended(record, event)
+        case StageStarted(stage=replaced, at=at):
+            for stage, result in record.results.items():
+                if replaced in NEEDS[stage]:
+                    record = _stage(record, result.changed(stale=True))
+            started = StageResult(stage=replaced, verdict=unfinished_verdict, explanation=IN_FLIGHT, started_at=at)
+            return _stage(record, started)
         case _:
             return _inside_stage(record, event)
-
-
-def _context_of(record: Record, started: SessionStarted) -> Context:
-    """The record's context; its pipeline is dirty as soon as one of its sessions found it so."""
-    if not started.pipeline_dirty:
-        return record.context
-    return record.context.changed(pipeline_git=record.context.pipeline_git.changed(dirty=True))
 
 
 def _inside_stage(record: Record, event: InsideStage) -> Record:
@@ -226,11 +231,15 @@ def _inside_stage(record: Record, event: InsideStage) -> Record:
             return _stage(record, result.changed(skipped_rungs=(*result.skipped_rungs, skipped)))
         case ChecksAdded(checks=checks):
             return _stage(record, result.changed(checks=(*result.checks, *checks)))
+        case StageEnded(at=at):
+            kept = {name: getattr(event, name) for name in ("verdict", "explanation", "seconds", "checks", "given_up")}
+            result = result.changed(ended_at=at, **kept)
         case CrashFound(at=at, last_lines=lines):
             newest = result.newest_attempt
             told = _with_attempt(result, newest.changed(last_lines=lines)) if newest else result
-            crashed = told.changed(verdict=Verdict.CRASHED, explanation=LOST, ended_at=at)
-            return _verdict_of_session(_stage(record, crashed), stage, Verdict.CRASHED)
+            result = told.changed(verdict=Verdict.CRASHED, explanation=LOST, ended_at=at)
+    verdicts = {**record.sessions[-1].verdicts, stage: result.verdict} if record.sessions else {}
+    return _last_session(_stage(record, result), verdicts=verdicts)
 
 
 def _with_attempt(result: StageResult, attempt: Attempt) -> StageResult:
@@ -238,34 +247,6 @@ def _with_attempt(result: StageResult, attempt: Attempt) -> StageResult:
     place = _ATTEMPTS[attempt.purpose]
     known: tuple[Attempt, ...] = getattr(result, place)
     return result.changed(**{place: (*(other for other in known if other.folder != attempt.folder), attempt)})
-
-
-def _ended(record: Record, event: StageEnded) -> Record:
-    result = record.results.get(event.stage)
-    if result is None:
-        result = StageResult(stage=event.stage, verdict=event.verdict, explanation=verbatim(""), started_at=event.at)
-    ended = result.changed(
-        verdict=event.verdict,
-        explanation=event.explanation,
-        ended_at=event.at,
-        seconds=event.seconds,
-        checks=event.checks,
-        given_up=event.given_up,
-    )
-    return _verdict_of_session(_stage(record, ended), event.stage, event.verdict)
-
-
-def _verdict_of_session(record: Record, stage: AnyStage, verdict: Verdict) -> Record:
-    if not record.sessions:
-        return record
-    return _last_session(record, verdicts={**record.sessions[-1].verdicts, stage: verdict})
-
-
-def _marked_stale(record: Record, replaced: AnyStage) -> Record:
-    for stage, result in record.results.items():
-        if replaced in NEEDS[stage]:
-            record = _stage(record, result.changed(stale=True))
-    return record
 
 
 def _last_session(record: Record, **update: object) -> Record:

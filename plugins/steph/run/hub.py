@@ -51,8 +51,7 @@ class NoModelError(Exception):
 
     def __init__(self, rejected: Sequence[RejectedCandidate]) -> None:
         self.rejected = tuple(rejected)
-        reasons = "; ".join(_named(candidate.name, candidate.message) for candidate in self.rejected)
-        super().__init__(f"no model can be had: {reasons or 'no candidate is named'}")
+        super().__init__("; ".join(_named(candidate.name, candidate.message) for candidate in self.rejected))
 
 
 def _endpoint() -> str:

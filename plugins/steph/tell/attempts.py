@@ -90,7 +90,8 @@ def _result_words(record: Record, result: StageResult, attempt: Attempt) -> Mark
     if is_running(record, result, attempt):
         return said("report.running")
     phase = attempt.diagnosis.phase if attempt.diagnosis and not attempt.ended_well else None
-    return Markdown(f"{inline(wording.outcome_words(attempt))}{f'<br>{wording.phase_name(phase)}' if phase else ''}")
+    told = [inline(wording.outcome_words(attempt)), *([text(f"diagnose.phase.{phase}")] if phase else [])]
+    return Markdown("<br>".join(told))
 
 
 def _predicted_words(attempt: Attempt) -> Markdown:
@@ -173,7 +174,7 @@ def torch_peaks(probes: tuple[Probe, ...]) -> str:
 
 def cause_words(diagnosis: Diagnosis) -> str:
     """Name a cause, how far the script had come and which rank failed."""
-    phase = [wording.phase_name(diagnosis.phase)] if diagnosis.phase else []
+    phase = [text(f"diagnose.phase.{diagnosis.phase}")] if diagnosis.phase else []
     rank = [f"rank {diagnosis.rank}"] if diagnosis.rank is not None else []
     return phrase("report.listed", parts=[wording.cause_name(diagnosis.cause), *phase, *rank])
 

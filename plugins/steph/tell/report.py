@@ -1,6 +1,6 @@
 """Renders the report, one Markdown page, from a record and its templates, and writes it to disk.
 
-`render` and `parts` are pure: a record and its history in, text out. `write_report` alone touches files: it draws the
+`parts` is pure: a record and its history in, text out. `write_report` alone touches files: it draws the
 pictures, renews the generated parts and keeps every byte that a person wrote.
 """
 
@@ -57,11 +57,6 @@ def _on_disk(name: str) -> str:
     return os.fsdecode(name.encode())
 
 
-def render(record: Record, history: Sequence[Record] = (), *, figures: Mapping[str, str] | None = None) -> str:
-    """The whole generated body; `figures` maps names of pictures to paths relative to the report."""
-    return "\n\n".join(part.text for part in parts(record, history, figures=figures)) + "\n"
-
-
 def parts(
     record: Record,
     history: Sequence[Record] = (),
@@ -70,7 +65,11 @@ def parts(
     old_rows: Sequence[str] = (),
     outlook: Outlook | None = None,
 ) -> tuple[keep.Part, ...]:
-    """The generated parts in the page's order; `old_rows` are a file's history rows, kept where not known here."""
+    """The generated parts in the page's order.
+
+    `figures` maps names of pictures to paths relative to the report, `old_rows` are a file's history rows, kept where
+    not known here.
+    """
     values = {
         "record": record,
         "figures": dict(figures or {}),
@@ -232,21 +231,17 @@ def write_report(
     history: Sequence[Record],
     path: Path,
     *,
-    figures_dir: Path | None = None,
     samples: Sequence[VramSample] = (),
     with_figures: bool = True,
     outlook: Outlook | None = None,
 ) -> Path:
     """Write or renew the report and its pictures, keeping what people wrote; give the file's real path.
 
-    Drawing takes a second or two: `with_figures` False leaves the pictures for a later call.
-
-    `figures_dir` is beside the report where not given. Raises OSError where the file can't be read or replaced.
+    Drawing takes a second or two: `with_figures` False leaves the pictures for a later call. Raises OSError where the
+    file can't be read or replaced.
     """
     target = path.resolve()
-    figures = {}
-    if with_figures:
-        figures = write_figures(record, samples, figures_dir or target.parent / "figures")
+    figures = write_figures(record, samples, target.parent / "figures") if with_figures else {}
     relative = {name: os.path.relpath(file, target.parent) for name, file in figures.items()}
 
     def renewed(existing: bytes | None) -> bytes:

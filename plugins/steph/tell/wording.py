@@ -18,7 +18,6 @@ from steph.base.terms import (
     EndedBy,
     ExtendedId,
     FitVerdict,
-    Phase,
     RecordKind,
     Severity,
     StageId,
@@ -27,17 +26,12 @@ from steph.base.terms import (
 from steph.base.units import MISSING
 from steph.judge.verdict import failing_check_of_green_stage, in_flight, overall
 from steph.record.settings import GitState
-from steph.record.values import Attempt, Check, EvalOutcome, Record, StageResult, TrainOutcome
-
-
-def stage_title(stage: AnyStage) -> str:
-    """A stage in a word or two."""
-    return text(f"report.stage.{stage}")
+from steph.record.values import Attempt, EvalOutcome, Record, StageResult, TrainOutcome
 
 
 def stage_name(stage: AnyStage) -> str:
     """A stage's id and title; of an extended one also that it is."""
-    title = stage_title(stage)
+    title = text(f"report.stage.{stage}")
     return (
         phrase("report.stages.extended", stage=stage, title=title)
         if isinstance(stage, ExtendedId)
@@ -60,44 +54,11 @@ def cause_name(cause: Cause) -> str:
     return text(f"diagnose.cause.{cause.value}.name")
 
 
-def phase_name(phase: Phase) -> str:
-    """How far a program had come, in a few words."""
-    return text(f"diagnose.phase.{phase.value}")
-
-
-def verdict_word(verdict: Verdict, kind: RecordKind) -> str:
-    """Name a stage's verdict with its code; a rehearsal's never says that it passed."""
-    own = f"report.rehearsed.{verdict}"
-    word = text(own if kind is RecordKind.REHEARSAL and has_message(own) else f"report.verdict.{verdict}")
-    return phrase("report.verdict_with_code", word=word, code=verdict.value)
-
-
-def severity_word(check: Check) -> str:
-    """Name how much a check that does not hold weighs, or that it could not be measured."""
-    return text(f"report.unmeasured.{check.severity}" if check.holds is None else f"report.severity.{check.severity}")
-
-
-def candidate_word(outcome: str) -> str:
-    """Name what became of H-1's candidate."""
-    return text(f"report.candidate.{outcome}")
-
-
-def data_word(role: str) -> str:
-    """Name what a data file is for."""
-    return text(f"report.data.{role}")
-
-
 def changes_word(state: GitState) -> str:
     """Name whether a clone is clean, or why that is not known."""
     if state.dirty is None:
         return text("report.git.no_git" if state.commit is None else "report.git.unknown")
     return text("report.git.dirty" if state.dirty else "report.git.clean")
-
-
-def source_word(source: str) -> str:
-    """Name where a model came from."""
-    own = f"report.source.{source}"
-    return text(own) if has_message(own) else source
 
 
 def seconds_between(start: str, end: str | None) -> float | None:
@@ -209,11 +170,13 @@ def headline(record: Record) -> str:
 
 
 def stage_word(record: Record, stage: AnyStage) -> str:
-    """Name a stage's state: running, its verdict, and whether it is stale."""
+    """Name a stage's state: running, its verdict with its code, and whether it is stale; no rehearsal ever passed."""
     if in_flight(record, stage):
         return text("report.state.running")
-    result = record.results.get(stage)
-    word = verdict_word(record.verdict_of(stage), record.context.kind)
+    result, verdict = record.results.get(stage), record.verdict_of(stage)
+    own = f"report.rehearsed.{verdict}"
+    is_own = record.context.kind is RecordKind.REHEARSAL and has_message(own)
+    word = phrase("report.verdict_with_code", word=text(own if is_own else f"report.verdict.{verdict}"), code=verdict)
     if result and failing_check_of_green_stage(result):
         return phrase("report.state.contradiction", verdict=result.verdict.value)
     return phrase("report.state.stale", word=word) if result and result.stale else word
@@ -292,10 +255,8 @@ def _all_sentences(record: Record) -> Iterator[Message]:
     yield from _of_findings(record.stages, Severity.FAIL)  # red extended stages have their own words
     for stage, result in record.extended.items():
         if not result.verdict.is_green and not in_flight(record, stage):
-            title, verdict = stage_title(stage), result.verdict
-            yield say(
-                "report.first.extended", stage=stage, title=title, verdict=verdict, explanation=result.explanation
-            )
+            shown = {"stage": stage, "title": text(f"report.stage.{stage}"), "verdict": result.verdict}
+            yield say("report.first.extended", **shown, explanation=result.explanation)
     yield from _of_memory(record)
     choice, git = record.model, record.context.pipeline_git
     if choice and choice.automatic_substitute:
@@ -320,7 +281,7 @@ def _of_broken_stages(record: Record) -> Iterator[Message]:
         if in_flight(record, stage):
             yield say("report.first.running", stage=stage)
         elif result is None:
-            yield say("report.first.not_run", stage=stage, title=stage_title(stage))
+            yield say("report.first.not_run", stage=stage, title=text(f"report.stage.{stage}"))
         elif not result.verdict.is_green:
             yield say("report.first.red", stage=stage, verdict=result.verdict, explanation=result.explanation)
         elif result.stale:
