@@ -232,6 +232,36 @@ def test_a_rerun_replaces_its_stage_and_marks_what_was_built_on_it() -> None:
     assert again.stages[StageId.H3].stale is False
 
 
+@pytest.mark.parametrize(
+    ("later", "is_kept"),
+    [
+        ([_ended(H3, Verdict.BLOCKED)], True),
+        ([_ended(H3, Verdict.CRASHED)], True),
+        ([CrashFound(at=LATER, stage=H3)], True),
+        ([_ended(H3, Verdict.BLOCKED), StageStarted(at=LATER, stage=H3), _ended(H3, Verdict.BLOCKED)], True),
+        ([_ended(H3, Verdict.FAIL)], False),
+        ([_ended(H3)], False),
+        ([AttemptStarted(at=LATER, attempt=_attempt(2, stage=H3)), _ended(H3, Verdict.CRASHED)], False),
+        ([_ended(H3, Verdict.BLOCKED), StageStarted(at=LATER, stage=H3), _ended(H3)], False),
+    ],
+)
+def test_a_later_run_that_began_nothing_hides_no_result(later: list[Event], is_kept: bool) -> None:
+    """The verdict is the later one's, never green by the result before it, which stays until a run begins."""
+    first = _attempt(1, stage=H3)
+    passed: list[Event] = [StageStarted(at=T, stage=H3), AttemptStarted(at=T, attempt=first), _ended(H3)]
+    result = fold([OPENED, *passed, StageStarted(at=LATER, stage=H3), *later]).stages[H3]
+    assert result.verdict.is_green is (later[-1] == _ended(H3))
+    assert (result.earlier is not None) is is_kept
+    if result.earlier is not None:
+        assert (result.earlier.verdict, result.earlier.attempts, result.earlier.earlier) == (
+            Verdict.PASS,
+            (first,),
+            None,
+        )
+    blocked: list[Event] = [StageStarted(at=T, stage=H3), _ended(H3, Verdict.BLOCKED)]
+    assert fold([OPENED, *blocked, *blocked]).stages[H3].earlier is None
+
+
 def test_extended_stages_stand_beside_the_three() -> None:
     """None of them is part of the acceptance, one does not replace the other, and H-2 anew makes them stale."""
     events: list[Event] = [*STORY]

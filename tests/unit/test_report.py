@@ -258,6 +258,26 @@ def test_blocked_stages_say_so() -> None:
     assert "正解" not in text
 
 
+@pytest.mark.parametrize("stage", [StageId.H2, StageId.H3])
+def test_the_result_before_a_blocked_run_is_shown_whole(stage: StageId) -> None:
+    """The later run's verdict and reason come first; below them stand the figures, attempts and checks from before."""
+    record = factory.green_acceptance()
+    before = record.stages[stage]
+    why = verbatim("先に H-1 を。")
+    blocked = with_stage(
+        record, stage, verdict=Verdict.BLOCKED, explanation=why, attempts=(), checks=(), earlier=before
+    )
+    page, whole = render(blocked), render(record)
+    shown, was = section(page, f"タスク{stage}"), section(whole, f"タスク{stage}")
+    assert "BLOCKED" in shown
+    assert "先に H-1 を。" in shown
+    lost = [line for line in was.splitlines() if line.startswith("|") and line not in shown]
+    assert lost == []
+    assert "結果は残っています" in page.split("## タスクH-1")[0]
+    assert overall(blocked) is not Overall.PASSED
+    assert "結果は残っています" not in whole
+
+
 def test_a_crashed_stage_shows_its_last_lines() -> None:
     """After a kill the report names the stage in flight and its last output."""
     text = section(render(factory.crashed()), "タスクH-2")

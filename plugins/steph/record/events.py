@@ -165,6 +165,7 @@ _ATTEMPTS = {
     Purpose.DEEP: "deep_attempts",
     Purpose.CALIBRATE: "calibration_attempts",
 }
+_BEGUN_NOTHING = (Verdict.BLOCKED, Verdict.NOT_RUN, Verdict.CRASHED)  # where there is no attempt
 IN_FLIGHT = Message(id="verdict.in_flight")
 LOST = Message(id="verdict.lost")
 
@@ -210,6 +211,10 @@ def _apply(record: Record, event: Event, unfinished_verdict: Verdict) -> Record:
                 if replaced in NEEDS[stage]:
                     record = _stage(record, result.changed(stale=True))
             started = StageResult(stage=replaced, verdict=unfinished_verdict, explanation=IN_FLIGHT, started_at=at)
+            known = record.results.get(replaced)
+            before = (known.earlier or known) if known else None
+            if before is not None and (before.attempts or before.verdict.is_green):
+                started = started.changed(earlier=before)
             return _stage(record, started)
         case _:
             return _inside_stage(record, event)
@@ -233,7 +238,8 @@ def _inside_stage(record: Record, event: InsideStage) -> Record:
             return _stage(record, result.changed(checks=(*result.checks, *checks)))
         case StageEnded(at=at):
             kept = {name: getattr(event, name) for name in ("verdict", "explanation", "seconds", "checks", "given_up")}
-            result = result.changed(ended_at=at, **kept)
+            earlier = result.earlier if event.verdict in _BEGUN_NOTHING else None
+            result = result.changed(ended_at=at, earlier=earlier, **kept)
         case CrashFound(at=at, last_lines=lines):
             newest = result.newest_attempt
             told = _with_attempt(result, newest.changed(last_lines=lines)) if newest else result
@@ -246,7 +252,8 @@ def _with_attempt(result: StageResult, attempt: Attempt) -> StageResult:
     """The stage with this attempt in place of what was known of it, as its newest."""
     place = _ATTEMPTS[attempt.purpose]
     known: tuple[Attempt, ...] = getattr(result, place)
-    return result.changed(**{place: (*(other for other in known if other.folder != attempt.folder), attempt)})
+    attempts = (*(other for other in known if other.folder != attempt.folder), attempt)
+    return result.changed(**{place: attempts, "earlier": None})
 
 
 def _last_session(record: Record, **update: object) -> Record:

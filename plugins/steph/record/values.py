@@ -370,6 +370,7 @@ class StageResult(Value):
     model: ModelChoice | None = None
     candidates: tuple[Candidate, ...] = ()
     stale: bool = False  # a stage it was built on has been replaced since
+    earlier: StageResult | None = None  # what stood here before, where this one began nothing
 
     @property
     def held(self) -> frozenset[str]:

@@ -179,7 +179,19 @@ def stage_word(record: Record, stage: AnyStage) -> str:
     word = phrase("report.verdict_with_code", word=text(own if is_own else f"report.verdict.{verdict}"), code=verdict)
     if result and failing_check_of_green_stage(result):
         return phrase("report.state.contradiction", verdict=result.verdict.value)
+    if result and result.earlier:
+        before, started = stage_word(standing(record, stage)[0], stage), units.moment(result.earlier.started_at)
+        return phrase("report.state.earlier", word=word, before=before, started=started)
     return phrase("report.state.stale", word=word) if result and result.stale else word
+
+
+def standing(record: Record, stage: AnyStage) -> tuple[Record, StageResult | None]:
+    """The record with what stood at a stage before, where the later result began nothing, and that result."""
+    result = record.results.get(stage)
+    if result is None or result.earlier is None or in_flight(record, stage):
+        return record, result
+    place = "stages" if isinstance(stage, StageId) else "extended"
+    return record.changed(**{place: {**getattr(record, place), stage: result.earlier}}), result.earlier
 
 
 def verdict_code(record: Record, stage: AnyStage) -> str:
