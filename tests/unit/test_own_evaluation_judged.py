@@ -988,6 +988,19 @@ def test_rows_without_choices_are_compared_by_their_answers(
     assert found is None or not is_known or check.severity is found
 
 
+def test_a_failed_hook_counts_no_more(tmp_path: Path) -> None:
+    """Three of four answers were seen, and then a hook failed: nobody knows of the fourth, and nothing is green."""
+    for n, (extra, holds) in enumerate(
+        [([], False), ([{"fact": "blind", "at": 9.0, "where": "GenerationMixin.generate"}], None)]
+    ):
+        (tmp_path / str(n)).mkdir()
+        one = sound(tmp_path / str(n), "choice")
+        one.facts = [*one.facts[:-1], *extra]
+        checks = one.judged()[1]
+        assert checks["answers_generated"].holds is holds
+        assert checks_verdict(tuple(checks.values())) is not None
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_choices_that_are_scored_with_dropout_are_told_of(tmp_path: Path, training: bool) -> None:
     """Nobody called `eval()`: each score has some chance in it."""

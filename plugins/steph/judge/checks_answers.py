@@ -41,7 +41,7 @@ from steph.judge.checks_seen import (
     steering_check,
     template_check,
 )
-from steph.judge.checks_setup import model_check, place_checks, quantised_check, why_unseen
+from steph.judge.checks_setup import model_check, place_checks, quantised_check, why_blind, why_unseen
 from steph.judge.checks_trained_use import (
     ADAPTER_ACTIVE,
     BASE_AS_TRAINED,
@@ -72,10 +72,11 @@ from steph.judge.checks_trained_use import (
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import LETTERS, stated_labels
-from steph.judge.witness import Batch, Generation, ModelLoaded, Raised, Witness
+from steph.judge.witness import Batch, Blind, Generation, ModelLoaded, Raised, Witness
 from steph.record.values import Check
 
 MOST_UNSTOPPED = 0.5
+HALF, SEAM_PRINTS = 0.5, 6  # of 22 pieces across two seams some three are kept, more than six once in seventy times
 MANY_ANSWERS = 2  # for each row of the results
 _RESPONSES = (Needs.RESPONSES,)
 
@@ -198,6 +199,8 @@ def _generated_check(seen: Answering, wanted: int) -> Check:
         holds_, why = why_unseen(seen.evidence.witness, "answering")
         return ANSWERS_GENERATED.check(holds_, why)
     is_enough = answered >= wanted
+    if not is_enough and not raised and seen.witness.of(Blind):
+        return ANSWERS_GENERATED.check(None, why_blind(seen.witness, "answering"))
     error = next((one_line(fact.error, 80) for fact in seen.witness.of(Raised) if fact.error), "")
     severity = WARN if is_enough and raised else None
     counts: Figures = {"questions": wanted, "answered": answered, "raised": raised, "error": error}
@@ -223,7 +226,10 @@ def _responses_check(seen: Answering, rows: Sequence[Row]) -> Check:
         # a reasoning and the answer that was asked for after it, or a whole prompt with its answer
         echoes = repeats_question(text, row.question, row.choices)
         parts = {one for own in candidates for one in (*(own.response or ()), *((echoes and own.prompt) or ()))}
-        if not given_by(seen, row) and not (is_long and (holds(parts, text) or 0) >= SAME_TEXT):
+        held = (holds(parts, text) or 0) if is_long else 0
+        # where it was joined of several, the pieces across a seam are nobody's
+        lost = (1 - held) * len(fingerprints(text)) if len(candidates) > 1 else float("inf")
+        if not given_by(seen, row) and held < SAME_TEXT and (held < HALF or lost > SEAM_PRINTS):
             made_up, made_up_long = made_up + 1, made_up_long + is_long
             # a letter may have been written down otherwise than it was said
             said = normal_form(text).lower()

@@ -74,11 +74,16 @@ def why_unseen(witness: Witness | None, what: Literal["training", "answering"]) 
     engines = sorted({hook.module for hook in witness.of(Hooked) if hook.module in OTHER_ENGINES})
     if engines:
         return None, say("witness.engines", what=named, engines=engines)
-    blind = witness.of(Blind)
-    if blind:
-        where, error = one_line(blind[0].where, 60), one_line(blind[0].error, 120)
-        return None, say("witness.blind", what=named, where=where, error=error)
+    if witness.of(Blind):
+        return None, why_blind(witness, what)
     return False, say("witness.not_done", what=named)
+
+
+def why_blind(witness: Witness, what: Literal["training", "answering"]) -> Message:
+    """Which hook failed first, where one did."""
+    named = say("witness.training" if what == "training" else "witness.answering")
+    first = witness.of(Blind)[0]
+    return say("witness.blind", what=named, where=one_line(first.where, 60), error=one_line(first.error, 120))
 
 
 def training_in(witness: Witness | None) -> Seen | None:

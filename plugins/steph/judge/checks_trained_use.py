@@ -30,6 +30,7 @@ from steph.judge.witness import (
     AdapterChanged,
     AdapterLoaded,
     Batch,
+    Blind,
     Generation,
     Likelihoods,
     ModelSaved,
@@ -69,6 +70,14 @@ class Answer:
     read: tuple[str, ...] | None = None  # the lines of a scored text, its choice with them
 
 
+ANSWERING_HOOKS = (
+    "GenerationMixin.generate",
+    "GenerationMixin.generate, after",
+    "Module._wrapped_call_impl",
+    "scoring",
+)
+
+
 @dataclass(frozen=True)
 class Answering:
     """All that was seen of an evaluation."""
@@ -88,7 +97,8 @@ class Answering:
         """Calls that were only counted."""
         names = ("generations", "scorings") if self.witness.of(Generation) else ("scorings",)
         total = sum(self.witness.totals(name) for name in (names if self.asks_both else names[:1]))
-        return max(0, total - len(self.calls))
+        missed = any(fact.where in ANSWERING_HOOKS for fact in self.witness.of(Blind))  # a failed hook counts no more
+        return max(int(missed), total - len(self.calls))
 
     @cached_property
     def answers(self) -> tuple[Answer, ...]:

@@ -447,3 +447,48 @@ def test_the_rows_of_a_loops_loader_are_seen(
     assert training is not None
     assert (training.begins.source, training.begins.rows) == ("loop", seen_rows)
     assert len({*(training.begins.row_hashes or ())}) == distinct
+
+
+RETURNED = """
+import functools
+import sys
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+class Empty:
+    def __getattr__(self, name):
+        raise NotImplementedError(name)
+
+base = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+own = type(base).forward
+@functools.wraps(own)
+def forward(self, *given, **named):
+    result = own(self, *given, **named)
+    CHANGE
+    return result
+type(base).forward = forward
+model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+rows = [{"input_ids": [20 + n, 30 + n, 40 + n, 2], "labels": [20 + n, 30 + n, 40 + n, 2]} for n in range(8)]
+Trainer(model, TrainingArguments("out", max_steps=3, report_to=[], use_cpu=True), train_dataset=rows).train()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "blind", "calls"),
+    [
+        ("result.logits = Empty()", [], 3),  # as Unsloth's
+        ("result.loss.register_hook = None", ["model's loss"], 0),
+    ],
+)
+def test_a_hook_that_fails_counts_nothing(
+    change: str, blind: list[str], calls: int, watched_host: ScriptHost, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Logits that are no tensor are not asked for anything; of calls that a failed hook missed nothing is told."""
+    (tmp_path / "train.py").write_text(RETURNED.replace("CHANGE", change))
+    done, seen = run(watched_host, tmp_path, "train.py", tiny_model)
+    assert done.returncode == 0, done.stdout
+    assert [fact.where for fact in seen.of(Blind)] == blind
+    (ends,) = seen.of(TrainingEnds)
+    assert [call[2] for call in ends.calls] == [1] * calls
+    assert (ends.forwards, ends.optimizer_steps) == (3, 3)

@@ -132,6 +132,11 @@ def blind(where: str, error: BaseException) -> None:
     write("blind", where=where, error=f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT])
 
 
+def are_off(*where: str) -> bool:
+    """Whether one of these hooks failed, so that what it counted is too little."""
+    return not _off.isdisjoint(where)
+
+
 def hook_seconds() -> float:
     """Seconds that all hooks of this process took, the one that asks included."""
     running = time.perf_counter() - _inside.began if getattr(_inside, "hook", False) else 0.0

@@ -317,15 +317,16 @@ def _log_of(logits: Any, token: int) -> Any:
 
 
 @facts.guarded("likelihoods")
-def _read_likelihoods(ids: list[list[int]], mask: Any, logits: Any) -> None:
+def _read_likelihoods(ids: list[list[int]], mask: Any, result: Any) -> None:
     """How likely the model finds the last tokens of each row, and what a label after it.
 
     Of each ending the hash of its text, the sum of its tokens' log-likelihoods, how many they are, and the sum of those
     special tokens that stand at its end.
     """
-    if type(logits) is not sys.modules["torch"].Tensor or logits.dim() != 3 or len(ids) != int(logits.shape[0]):
-        return
     torch: Any = sys.modules["torch"]
+    logits: Any = getattr(result, "logits", None)
+    if type(logits) is not torch.Tensor or logits.dim() != 3 or len(ids) != int(logits.shape[0]):
+        return
     marks = mask.tolist() if _is_plain(mask) and list(mask.shape) == [len(ids), len(ids[0])] else None
     before = len(ids[0]) - int(logits.shape[1])  # places whose logits were not asked for
     endings, labels, special = [], [], tokens.special_ids()
@@ -424,7 +425,7 @@ def _model_returned(result: Any) -> Any:
         _hand_over(result)
     if getattr(_call, "scored", None) is not None and _call.scored[0] == id(sys._getframe(1)):
         (_, rows, mask), _call.scored = _call.scored, None
-        _read_likelihoods(rows, mask, getattr(result, "logits", None))
+        _read_likelihoods(rows, mask, result)
     return result
 
 
@@ -432,9 +433,12 @@ def _model_returned(result: Any) -> Any:
 def _hand_over(result: Any) -> None:
     from . import training
 
+    torch: Any = sys.modules["torch"]
     first = result[0] if isinstance(result, tuple) and result else None
-    logits = getattr(result, "logits", first)
-    training.model_gave(getattr(result, "loss", first), logits)
+    given = (getattr(result, "loss", first), getattr(result, "logits", first))
+    # Unsloth's logits are an object that raises whatever it is asked for
+    loss, logits = (one if isinstance(one, torch.Tensor) else None for one in given)
+    training.model_gave(loss, logits)
     training.model_predicted(logits)
 
 

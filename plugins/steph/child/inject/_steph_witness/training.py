@@ -16,6 +16,12 @@ _LEAST_AGE = 4  # steps; from there on the optimizer's own count of them is look
 _MOST_STATES = 8
 _FIRST_GAPS = 4  # between steps
 _FIRST_CALLS = 64  # of the model, whose backward passes are looked for
+# a hook that failed counts no more: what it counted is left out
+_COUNTED_BY = {
+    "steps": ("optimizer_steps", "rateless_steps"), "optimizer's age": ("optimizer_age",), "backward": ("calls",),
+    "model's loss": ("calls",), "batches": ("calls", "forwards", "bare_forwards"),
+    "Module._wrapped_call_impl": ("calls", "forwards", "bare_forwards"),
+}  # fmt: skip
 _MOST_RATES = 500
 _ROUNDING = 1e-5  # of a norm, as where a program adds something and takes it off again
 
@@ -178,7 +184,7 @@ def model_gave(loss: Any, logits: Any) -> None:
     training = _Now.training
     call, _Now.call = _Now.call, None
     for one in (loss, logits):  # what is learnt from may be either
-        if call is not None and getattr(one, "requires_grad", False):
+        if call is not None and one is not None and one.requires_grad:
             one.register_hook(call.learnt)
     if training is not None and training.own_loss is not None:
         copy = _copied(loss)
@@ -416,12 +422,16 @@ def _close(training: _Training, raised: str | None) -> None:
     _Now.last_step = _step_of(training)
     _Now.training = None
     state = training.state() if training.state else None
-    facts.write(
-        "training_ends", source=training.source, steps=_Now.last_step, due=training.due,
-        optimizer_steps=_Steps.done - training.steps_before, seconds=round(time.time() - training.began, 3),
-        epoch=training.epoch if state is None else state.epoch, raised=raised,
-        hook_seconds=round(facts.hook_seconds() - training.hook_seconds, 6), **_told(training), **training.moved,
-    )  # fmt: skip
+    told = {
+        "source": training.source, "steps": _Now.last_step, "due": training.due, "raised": raised,
+        "optimizer_steps": _Steps.done - training.steps_before, "seconds": round(time.time() - training.began, 3),
+        "epoch": training.epoch if state is None else state.epoch,
+        "hook_seconds": round(facts.hook_seconds() - training.hook_seconds, 6), **_told(training), **training.moved,
+    }  # fmt: skip
+    for hook, counts in _COUNTED_BY.items():
+        if facts.are_off(hook):
+            told = {name: one for name, one in told.items() if name not in counts}
+    facts.write("training_ends", **told)
 
 
 def _told(training: _Training) -> dict[str, Any]:
