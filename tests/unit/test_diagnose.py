@@ -736,3 +736,60 @@ def test_a_row_that_cannot_be_stacked_is_no_broken_checkpoint() -> None:
     line = "RuntimeError: Trying to resize storage that is not resizable"
     assert diagnose(log.format("default_collate") + line, 1).case == "rows_not_stacked"
     assert diagnose(log.format("_load") + line, 1).case == "checkpoint_of_shards"
+
+
+@pytest.mark.parametrize(
+    ("line", "cause", "case"),
+    [
+        ("srun: error: n1: task 0: Killed", Cause.HOST_OOM, "slurm_memory"),
+        ("zsh: killed     python train.py", Cause.HOST_OOM, None),
+        ("/w/run.sh: 行 12: 4242 強制終了            python train.py", Cause.HOST_OOM, None),
+        ("srun: error: n1: task 3: Bus error (core dumped)", Cause.HOST_OOM, "bus_error"),
+        ("zsh: illegal hardware instruction  python train.py", Cause.OTHER, "illegal_instruction"),
+        (
+            "/w/run.sh: line 3: 77 Floating point exception(core dumped) python t.py",
+            Cause.OTHER,
+            "crashed_in_native_code",
+        ),
+        ("run.sh: line 3:  77 Terminated              python train.py", Cause.OTHER, "ended_by_system"),
+        ("client_loop: send disconnect: Broken pipe", Cause.OTHER, "ended_by_system"),
+        ("The kernel appears to have died. It will restart automatically.", Cause.HOST_OOM, "kernel_died"),
+        ("make: *** [train] Error 1", Cause.OTHER, "exit_code_only"),
+        ("Assertion failed: the batch is not divisible by 2", Cause.OTHER, "host_assertion"),
+    ],
+)
+def test_a_process_may_end_without_a_traceback(line: str, cause: Cause, case: str | None) -> None:
+    """Shells, SLURM, notebooks and make each say in words of their own how it ended, in the language of the system."""
+    found = diagnose(f"{{'loss': 1.2, 'grad_norm': 0.8, 'epoch': 0.5}}\n{line}\n")
+    assert (found.cause, found.case) == (cause, case)
+
+
+def test_an_exit_code_says_least() -> None:
+    """Whatever else a log shows tells more than that a launcher's child failed."""
+    warned = "UserWarning: CUDA initialization: The NVIDIA driver on your system is too old (found version 11040)."
+    found = diagnose(f"{warned}\nsrun: error: n1: task 0: Exited with exit code 1\n")
+    assert found.cause is Cause.CUDA_DRIVER
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/w/run.sh: line 9: 1234 Terminated              nvidia-smi -l 60 > gpu.log",
+        "Process exited with exit code 0",
+        "Aborted by user? no",
+        "git describe exited with exit code 128 (ignored)",
+        "Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'.",
+        "error rate: 0.12",
+        "エラー率: 0.12",
+    ],
+)
+def test_an_ending_of_something_else_is_no_failure(line: str) -> None:
+    """A helper that was ended after the training, or a code that means success."""
+    assert diagnose(f"step 9 loss 1.2\n{line}\n").cause is Cause.NONE
+
+
+def test_what_a_program_reports_last_needs_no_exceptions_name() -> None:
+    """The words after `error …:` are looked up as an exception's; earlier in the log they may have been dealt with."""
+    line = "ERROR    [eval.py:226] An error occurred during evaluation: module 'lm_eval.tasks' has no attribute 'x'"
+    assert diagnose(f"INFO starts\n{line}\n").cause is Cause.API_DRIFT
+    assert diagnose(line + "\nstep" * 9 + "\n").cause is Cause.NONE

@@ -21,6 +21,9 @@ METRICS = "{'train_runtime': '1.0', 'train_loss': '1.2', 'epoch': '1.0'}\n"
         "the loss was nan or inf in 6 of 10 steps",
         "val_loss: nan",
         "Epoch: [3][7427/24290]  Time 2.460 (2.266)      Loss nan (nan)",
+        "[30/100] loss NaN lr 1e-4",
+        "Epoch 1/3 - loss nan - lr 2e-4",
+        "ステップ 30 / 100 損失 nan",
         "Epoch 0:  50%|#####     | 5/10 [00:03<00:03, train_loss=nan, val_loss=1.2]",
     ],
 )
@@ -48,6 +51,10 @@ def test_a_nan_that_was_there_is_the_cause(line: str) -> None:
         "Epoch: [0][10/100]  Time 1.2 (1.3)  Loss 3.1 (3.4)  ValLoss nan (nan)",
         "INFO loss is nan-safe",
         "INFO best loss: nan",
+        "INFO loss nan count: 0",
+        "INFO batches with loss nan 0",
+        "step 7 loss nan lr 1e-4\nstep 8 loss 2.3 lr 1e-4",
+        "ステップ 7 損失 nan\nステップ 8 損失 2.3",
         "INFO nan checks of the loss: enabled",
     ],
 )

@@ -40,6 +40,7 @@ from steph.diagnose.figures import (
     rank_ends,
     shows_progress,
     unlike,
+    was_handled,
 )
 from steph.diagnose.table import Case, Clue, Weight, first_match, row_of
 from steph.record.values import Diagnosis, OomNumbers, Probe
@@ -53,10 +54,14 @@ _REPORTED = re.compile(
     r"^(?=.{0,200}?\b(?:ERROR|CRITICAL|FATAL|[Ee]rror|[Ff]ailed|[Ff]ailure)\b|.{0,200}?失敗)(?!\s*['\"(])(?!.*[Rr]etry)"
     r".{1,200}?(?P<type>\b(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Timeout)): (?P<message>.{1,2000})"
 )
+_REPORTED_BARE = re.compile(
+    r"(?:\b(?:ERROR|CRITICAL|FATAL|[Ee]rror)\b|エラー).{0,200}?[:：] ?"
+    r"(?P<message>\S.{7,2000})"
+)
 _LOOK_UP = re.compile(r"(?:KeyError|AttributeError|IndexError|StopIteration)$")
 _LAST_LINES = 6
 _LINES_ABOVE = 8
-_BARE_KILL = re.compile(r"^(?:.{0,300}\s)?(?:[Kk]illed|強制終了)(?:\s{2,}.{0,600})?$")
+_BARE_KILL = re.compile(r"^(?:.{0,300}\s)?(?:[Kk]illed|強制終了|已杀死)(?:\s{2,}.{0,600})?$")
 _FACTS_CHARACTERS = 1 << 19  # at each end of a log: a program prints its settings at its start
 # an exception that speaks of a name: what it is called (`LocalEntryNotFoundError`) tells nothing of the Hub or the card
 _ABOUT_A_NAME = re.compile(
@@ -64,7 +69,7 @@ _ABOUT_A_NAME = re.compile(
     r"|NameError: name '|AttributeError: (?:partially initialized )?(?:module|type object) '?[\w.]+'? has no attribute"
     r"|TypeError: [\w.<>]{1,120}\(\) got an unexpected keyword argument)"
 )
-_REASON_IS_BELOW = frozenset(("compile_failed",))  # cases whose first line only says that a compiler failed
+_REASON_IS_BELOW = frozenset(("compile_failed", "dynamo"))  # cases whose first line only says that a compiler failed
 _OF_NAMES = frozenset((Cause.IMPORT_ERROR, Cause.API_DRIFT, Cause.BNB_SETUP, Cause.OTHER))
 _LIBRARY_FRAME = re.compile(r"(?:(?:site|dist)-packages|[/\\]src|lm-evaluation-harness)[/\\](?P<rest>.*)")
 _HANDLES_DATA = re.compile(
@@ -340,14 +345,23 @@ def _from_end(read: _Log) -> list[_Candidate]:
 
 
 def _from_reports(read: _Log) -> list[_Candidate]:
-    """`ERROR … failed: SomeError: why`: an exception that a program caught, reported and ended on."""
+    """`ERROR … failed: SomeError: why`: an exception that a program caught, reported and ended on.
+
+    Without the exception's name only among the last lines, and in a wording that only one cause has.
+    """
     found = []
+    last = [line.index for line in read.lines[-40:] if line.text.strip()][-_LAST_LINES:]
     for line in read.lines:
         text = line.text[:_REPORT_CHARACTERS]
-        match = _REPORTED.match(text) if ": " in text and not line.is_mild else None
+        match, least = None, Weight.LIKELY
+        if (": " in text or "：" in text) and not line.is_mild:
+            match = _REPORTED.match(text)
+            if match is None and line.index in last and not was_handled(text):
+                match, least = _REPORTED_BARE.search(text), Weight.CERTAIN
         if match is not None:
-            clue = clue_of(reader.Raised(line.index, match["type"], (match["message"],), (), ()))
-            if clue.weight >= Weight.LIKELY:
+            kind = match.groupdict().get("type") or "Error"
+            clue = clue_of(reader.Raised(line.index, kind, (match["message"],), (), ()))
+            if clue.weight >= least:
                 found.append(_Candidate(Clue(clue.cause, Weight.LIKELY), line.index, (line.text,)))
     return found
 

@@ -34,9 +34,10 @@ _PAIR = re.compile(
 )
 # a value beside a name is shown; a sentence must end or go on as one that tells of an event, not of a setting
 _LOSS_NAN = re.compile(
-    r"(?<!best )(?<!best_)\b(?P<name>\w{0,60}loss)(?:"
+    r"(?<!best )(?<!best_)\b(?P<name>\w{0,60}loss|損失)(?:"
     r"['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:tensor\()?-?nan\b"
-    r"|\s{1,9}-?nan(?=\s{0,3}(?:[,|]|\(nan\)|$))"
+    r"|\s{1,9}-?nan(?=\s{0,3}(?:[,|]|\(nan\)|$"
+    r"|(?:- )?(?:lr|learn|acc|grad|epoch|time|dt|ppl|perp|val|eval|tok|mem|step|kl|reward)\w{0,20}[ :=]{1,3}-?\d))"
     r"|\s{1,9}(?:is|was|became|turned)\s{1,9}(?:now\s{1,9}|a\s{1,9})?(?:tensor\()?-?nan\b(?:\s{0,9}(?:or|/)\s{0,9}inf\w*)?"
     r"(?=\s{0,9}(?:$|[.,;:!?)\]}(]|(?:at|in|on|for|after|since|from|again|now|here|skipp|stopp|abort|detect|and|-)))"
     r")(?![-_ ]?(?:guard|check|filter|safe|handl|monitor|policy|watch|protect|tolera)\w*)",
@@ -48,7 +49,7 @@ _NAN_NORM = re.compile(
 )
 _CONDITION = re.compile(r"\b(?:if|when|whenever|whether|unless|until|in case|should|stops? on)\b[^.;:!?]{0,80}$", re.I)
 _OF_VALIDATION = re.compile(r"(?:val|valid\w*|eval|test|dev)(?:_|(?=loss))", re.I)
-_FINITE = re.compile(r"\bloss\s*[:=]\s*\d")
+_FINITE = re.compile(r"(?:\bloss|損失)\s{0,9}[:=]?\s{0,9}\d")
 _TABLE_HEAD, _TABLE_ROW = (
     re.compile(r"\s{0,9}(?:Step|Epoch)\s{1,9}Training Loss"),
     re.compile(r"\s{0,9}\d{1,9}\s{1,9}(nan|inf|\d{1,9}\.\d{1,9})\b"),
@@ -84,7 +85,7 @@ def losses_of(lines: tuple[PrintedLine, ...]) -> Losses:
     rows = [
         (line, {key: float(value) for key, value in _PAIR.findall(line.text)} if "{" in line.text else {})
         for line in lines
-        if len(line.text) < 4000 and ("loss" in (low := line.text.lower()) or "grad" in low)
+        if len(line.text) < 4000 and ("loss" in (low := line.text.lower()) or "grad" in low or "損失" in low)
     ]
     printed = [(line, pairs) for line, pairs in rows if pairs]
     if not printed:  # the table that the Trainer draws in a notebook: step (or epoch), training loss, more
@@ -121,7 +122,7 @@ def _became_zero(steps: list[tuple[PrintedLine, dict[str, float]]]) -> list[Prin
 
 
 def _in_words(lines: list[PrintedLine]) -> list[PrintedLine]:
-    bad = [line for line in lines if "loss" in line.text.lower() and _says_nan(line, _LOSS_NAN)]
+    bad = [line for line in lines if _says_nan(line, _LOSS_NAN)]
     if bad and not any(line.index > bad[-1].index and _FINITE.search(line.text) for line in lines):
         return bad
     norms = [line for line in lines if _NORM.search(line.text)]
@@ -289,7 +290,10 @@ _LINES = signs("lines", re.I)
 _HELP = re.compile(r"^\s*(?:usage:|-{1,2}[A-Za-z][\w-]*[ ,=])|^\s*(?:tip|hint|note)\s*:|^\s*#", re.I)
 _METRIC_WORD = re.compile('train_runtime|metrics|results|complete|finished|done|accuracy:|^\\{"')
 _GOES_ON = re.compile(r"^\{.*['\"](?:\w+_)?loss['\"]: ['\"]?[\d.]|^train_loss|^  ?epoch +=", re.I)
-_STEP_WORD, _LOSS_IS = re.compile(r"(?:iter|step|epoch|batch)\w*", re.I), re.compile(r"\bloss\s*[:=]\s*[\d.]", re.I)
+_STEP_WORD, _LOSS_IS = (
+    re.compile(r"(?:iter|step|epoch|batch)\w*|ステップ|エポック", re.I),
+    re.compile(r"(?:\bloss|損失)\s{0,9}[:= ]\s{0,9}[\d.]", re.I),
+)
 
 
 def line_clue(line: PrintedLine, following: tuple[PrintedLine, ...] = ()) -> Clue | None:
@@ -301,9 +305,14 @@ def line_clue(line: PrintedLine, following: tuple[PrintedLine, ...] = ()) -> Clu
     found = _row_of(text, line.is_mild) if _trigger().search(text.lower()) else None
     if found is None:
         return None
-    if found.weight is Weight.CERTAIN and any(_LINES["handled"].search(near.text) for near in (line, *following[:2])):
+    if found.weight in (Weight.CERTAIN, Weight.ECHO) and any(was_handled(near.text) for near in (line, *following[:2])):
         return None
     return found
+
+
+def was_handled(text: str) -> bool:
+    """Whether a line says that the program went on: it retried, skipped, fell back."""
+    return _LINES["handled"].search(text) is not None
 
 
 @functools.cache
@@ -325,7 +334,7 @@ def is_final_metric(line: PrintedLine) -> bool:
 def shows_progress(line: PrintedLine) -> bool:
     """Whether the line proves that work went on here; progress bars don't, they are drawn again at a crash."""
     text, goes_on = line.text, False
-    if "loss" in text or "epoch" in text:
+    if "loss" in text or "epoch" in text or "損失" in text:
         word = _STEP_WORD.search(text)
         goes_on = bool((word and _LOSS_IS.search(text, word.end())) or _GOES_ON.search(text))
     return (goes_on or is_final_metric(line) or text.startswith("Successfully installed ")) and not line.is_bar

@@ -197,7 +197,9 @@ def wordings(where: Where) -> tuple[Wording, ...]:
             frames, outside = (re.compile(framed[one]) if one in framed else None for one in ("frames", "outside"))
             weight = Weight[framed["weight"].upper()]
             found.append(Wording(cause, weight, compiled(*framed["raised"]), frames, outside))
-    return tuple(sorted(found, key=lambda one: _ORDER.index(one.weight)))
+    # of a single line that tells of an exit code, whatever else it says counts
+    is_last = Weight.ECHO if where == "printed" else None
+    return tuple(sorted(found, key=lambda one: (one.weight is is_last, _ORDER.index(one.weight))))
 
 
 def first_match(
