@@ -240,9 +240,9 @@ def _responses_check(seen: Answering, rows: Sequence[Row]) -> Check:
                 others = [asked_alone(seen.evidence, one) for one in rows if one is not row]
                 given = (one for one in answers_saying(seen.answers, text) if one.prompt and one not in candidates)
                 astray += any(any(asks(answer, other) for other in others) for answer in given)
-    if 2 * cut > len(rows) and not seen.unseen_calls and not made_up:
+    if 2 * cut > len(rows) and seen.are_all_seen and not made_up:
         return RESPONSES_GENERATED.check(False, "first_characters", severity=WARN, questions=len(rows), cut=cut)
-    if not compared or seen.unseen_calls:
+    if not compared or not seen.are_all_seen:
         return RESPONSES_GENERATED.check(None, "incomparable")
     is_all = (made_up == compared and made_up_long == made_up) or (astray > 1 and 2 * astray > compared)
     severity = WARN if made_up and not is_all else None
@@ -293,7 +293,7 @@ def _is_until_right(seen: Answering, rows: Sequence[Row], *, is_same_prompt: boo
     tries = [
         (row, [a for a in answers_to(seen.counting, row) if a.hashes and _asks_most(a, row, rows)]) for row in rows
     ]
-    if len({len(given) for _, given in tries}) < MANY_ANSWERS or seen.unseen_calls:
+    if len({len(given) for _, given in tries}) < MANY_ANSWERS or not seen.are_all_seen:
         return False
     if any(len(given) < MANY_ANSWERS and not row.is_correct for row, given in tries):
         return False

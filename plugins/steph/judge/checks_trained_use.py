@@ -97,8 +97,12 @@ class Answering:
         """Calls that were only counted."""
         names = ("generations", "scorings") if self.witness.of(Generation) else ("scorings",)
         total = sum(self.witness.totals(name) for name in (names if self.asks_both else names[:1]))
-        missed = any(fact.where in ANSWERING_HOOKS for fact in self.witness.of(Blind))  # a failed hook counts no more
-        return max(int(missed), total - len(self.calls))
+        return max(0, total - len(self.calls))
+
+    @cached_property
+    def are_all_seen(self) -> bool:
+        """Whether no call was only counted, or missed by a hook that had failed before."""
+        return not self.unseen_calls and not any(fact.where in ANSWERING_HOOKS for fact in self.witness.of(Blind))
 
     @cached_property
     def answers(self) -> tuple[Answer, ...]:
@@ -126,7 +130,7 @@ class Answering:
     @property
     def prompts_by_line(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """Each counting prompt's lines and fingerprints; none where some calls were only counted."""
-        if self.unseen_calls:
+        if not self.are_all_seen:
             return []
         return [(answer.lines, answer.prompt) for answer in self.counting if answer.lines and answer.prompt is not None]
 
