@@ -389,7 +389,7 @@ def _prompts_asking(evidence: EvalEvidence, rows: Sequence[Row]) -> int | None:
     """How many different prompts asked the rows' questions; None where not all prompts are known."""
     seen = Answering(evidence, evidence.witness or Witness())
     answers = [answer for answer in seen.counting if answer.prompt_hash]
-    if seen.unseen_calls or len(answers) < len(seen.counting):
+    if not seen.are_all_seen or len(answers) < len(seen.counting):
         return None
     shares = ((one.prompt_hash, asked_share(one.prompt or (), row)) for row in rows for one in answers)
     # a short question can't be told in a prompt, which may then be its own

@@ -338,7 +338,7 @@ def active_check(seen: Answering, rows: Sequence[Row]) -> Check:
         return ADAPTER_ACTIVE.check(False, "partly", rows=len(partly), off=off, layers=layers)
     matching = len(good) if seen.wants_adapter else len(answers) - len(good)
     counts: Figures = {"rows": len(answers), "matching": matching}
-    is_short = not seen.unseen_calls and matching < min(len(rows), len(answers))
+    is_short = seen.are_all_seen and matching < min(len(rows), len(answers))
     if seen.wants_adapter and is_short:
         return ADAPTER_ACTIVE.check(False, "too_few", questions=len(rows), **counts)
     if not matching or is_short:
@@ -441,7 +441,7 @@ def questions_check(seen: Answering, rows: Sequence[Row]) -> Check:
             known += 1
             lost += share < PART_OF_QUESTION or (share < WHOLE_QUESTION and not is_asked)
             edited += PART_OF_QUESTION <= share < WHOLE_QUESTION and is_asked
-    if not known or seen.unseen_calls:
+    if not known or not seen.are_all_seen:
         return PROMPTS_HOLD_QUESTIONS.check(None, say("evaluation.prompts_incomparable"))
     severity = WARN if edited and not lost else None
     counts: Figures = {"questions": known, "lost": lost, "edited": edited}
