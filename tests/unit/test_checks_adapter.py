@@ -56,6 +56,7 @@ def test_matrices_that_stayed_at_zero_are_a_warning_and_most_of_them_a_failure(
     assert check.holds is holds
     assert severity is None or check.severity is severity
     assert ("layers.47." in str(check.message)) is (moved == 47)
+    assert ("何も学習していない" in str(check.message)) is (moved == 0)
 
 
 @pytest.mark.parametrize("idle", [EXPERT, TOWER])

@@ -143,3 +143,19 @@ def test_a_program_that_takes_a_file_of_settings_gets_one_in_the_record(tmp_path
     (made.root / "steph.toml").write_text(CONFIGURED.replace("lora_r = 8", "lora_r = 16"))
     status, output = made.run(StageId.H1, StageId.H2, StageId.H3)
     assert "adapter_as_asked" in {check.id for check in made.record().stages[StageId.H2].findings}, output
+
+
+def test_an_error_that_ends_with_0_is_shown_by_its_last_lines(tmp_path: Path) -> None:
+    """The stage is red because nothing was written; what the program printed last says why."""
+    made = make_bench(tmp_path)
+    (made.root / "run.py").write_text('print("start")\nprint("error: no rows of split train")\n')
+    template = {name: f"{{{name}}}" for name in ("model", "learning_rate", "max_seq_length")}
+    (made.root / "run.json.in").write_text(json.dumps(template))
+    (made.root / "steph.toml").write_text(CONFIGURED)
+    _, output = made.run(StageId.H1, StageId.H2)
+    assert (made.reports / "runs").is_dir(), output
+    attempt = made.record().stages[StageId.H2].last_attempt
+    assert attempt is not None
+    assert attempt.ended_well
+    assert attempt.last_lines == ("start", "error: no rows of split train")
+    assert "start\nerror: no rows of split train" in made.report()

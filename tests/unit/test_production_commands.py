@@ -163,6 +163,19 @@ def test_each_setting_goes_by_the_programs_own_word(tmp_path: Path) -> None:
     }
 
 
+def test_a_secret_of_the_description_is_in_no_production_command(tmp_path: Path) -> None:
+    """A token under `env` is masked in both commands, which the record and the report hold."""
+    env = 'env = { HF_TOKEN = "hunter2hunter2", PLAIN = "1" }\n'
+    text = (
+        f'[train]\npreset = "trl"\nrows.file = "r.jsonl"\n{env}'
+        f'[evaluate]\npreset = "lm-eval"\nextra = ["--tasks", "t"]\n{env}'
+    )
+    found = described(tmp_path, text)
+    train = production_training(found, Files(tmp_path, train_file="r.jsonl"), MODEL, SETTINGS)
+    evaluate = production_evaluation(found, Files(tmp_path), MODEL, EvalSettings(), 6)
+    assert [(call.env["HF_TOKEN"], call.env["PLAIN"]) for call in (train, evaluate)] == [("***", "1")] * 2
+
+
 def test_all_questions_of_an_unknown_number_are_left_to_the_reader(tmp_path: Path) -> None:
     """No figure is made up: the command has a place to fill in, and so has what is to be edited inside."""
     text = (

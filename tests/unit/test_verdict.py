@@ -103,7 +103,10 @@ def test_verdict_and_report_agree_on_which_attempt_ended_well() -> None:
         ({"returncode": 1, "diagnosis": Diagnosis(cause=Cause.OTHER, rank=0)}, "終了コード 1(原因: 不明、rank 0)"),
         ({"returncode": 1, "diagnosis": None}, "終了コード 1(原因: 不明)"),
         ({"diagnosis": None}, "ログの診断が行われていない"),
-        ({"diagnosis": Diagnosis(cause=Cause.NAN_LOSS)}, "終了コード 0 だが 損失が NaN"),
+        (
+            {"diagnosis": Diagnosis(cause=Cause.NAN_LOSS)},
+            "プログラムは終了コード 0 で終わったが、出力に失敗がある: 損失が NaN",
+        ),
     ],
 )
 def test_an_attempts_end_is_told_in_one_sentence(change: dict[str, object], sentence: str) -> None:
@@ -131,6 +134,13 @@ def test_an_attempt_that_ended_well_decides_nothing() -> None:
         ([_check(Severity.FAIL, None, "丁"), _check(Severity.FAIL, False, "甲")], "甲"),
         (
             [
+                _check(Severity.FAIL, False, "甲"),
+                _check(Severity.FAIL, False, "学習率").changed(id="learning_rate_runs"),
+            ],
+            "学習率(ほか1件)",
+        ),
+        (
+            [
                 OK,
                 _check(Severity.FAIL, None, "丁"),
                 OK,
@@ -141,7 +151,7 @@ def test_an_attempt_that_ended_well_decides_nothing() -> None:
     ],
 )
 def test_the_first_broken_check_is_told_and_the_others_counted(checks: list[Check], sentence: str) -> None:
-    """A broken check goes before an unmeasured one; soft ones are not counted."""
+    """A broken check goes before an unmeasured one, why nothing was learnt before that; soft ones are not counted."""
     decided = checks_verdict(checks)
     assert decided is not None
     assert (decided[0], str(decided[1])) == (Verdict.FAIL, sentence)

@@ -23,7 +23,7 @@ from typing import Literal
 from steph.base.files import read_source
 from steph.base.messages import say
 from steph.base.terms import EndedBy
-from steph.base.text import redact
+from steph.base.text import redact_variables
 from steph.conduct.preparation import Setup, StageRun
 from steph.contract.commands import Call, build_command, folder_beside, needed_libraries, passed_names
 from steph.contract.placeholders import filled
@@ -31,6 +31,7 @@ from steph.contract.programs import answers_help
 from steph.diagnose.engine import diagnose, first_traceback
 from steph.judge.checks_process import ProcessEvidence
 from steph.judge.evidence import CardMemory
+from steph.judge.verdict import checks_verdict
 from steph.record.events import AttemptEnded, AttemptStarted
 from steph.record.settings import DataFile, Device
 from steph.record.values import Attempt
@@ -111,8 +112,7 @@ def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attem
         argv=call.argv,
         before=call.before,
         after=call.after,
-        production=plan.production and plan.production.changed(env=_recorded(plan.production.env)),
-        env=_recorded(call.env),
+        env=redact_variables(call.env),
         cwd=str(cwd),
         folder=folder.name,
         started_at=now(),
@@ -149,12 +149,13 @@ def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attem
         text, stdout = output.read_output(folder), output.stdout_text(folder)
         timed_out = complete.ended_by is EndedBy.DEADLINE
         complete = complete.changed(diagnosis=diagnose(text, complete.returncode, complete.probes, timed_out))
-        if not complete.ended_well:
-            complete = complete.changed(traceback=first_traceback(text), last_lines=_last_lines(folder))
         # also where its log has a cause: a loss of 0 is a symptom, and the checks say that no token had a label
         if complete.ended_by is EndedBy.EXIT and complete.returncode == 0:
             left = Finished(complete, outcome, folder, files_unix, stdout, text, ended_unix, place, late, call)
             complete = judge(left)
+        # an exception that a program printed, to end with 0 all the same, is read there too
+        if not complete.ended_well or (complete.checks and checks_verdict(complete.checks)):
+            complete = complete.changed(traceback=first_traceback(text), last_lines=_last_lines(folder))
     finally:  # where reading or judging breaks, what was measured stays, unjudged and never green
         journal.append(AttemptEnded(at=now(), attempt=complete))
     return complete
@@ -201,11 +202,6 @@ def _spec(setup: Setup, attempt: Attempt, call: Call, folder: Path, cwd: Path) -
         device_uuids=tuple(device.uuid for device in setup.devices(ranks)),
         memory_wait_seconds=limits.memory_return_seconds,
     )
-
-
-def _recorded(env: Mapping[str, str]) -> dict[str, str]:
-    """Variables without secrets, which their names may tell."""
-    return {name: redact(f"{name}={value}").partition("=")[2] for name, value in env.items()}
 
 
 def in_a_row(commands: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

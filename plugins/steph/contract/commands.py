@@ -20,6 +20,7 @@ from pathlib import Path
 
 from steph.base.messages import say
 from steph.base.terms import StageId
+from steph.base.text import redact_variables
 from steph.contract.description import Description, DescriptionError, Evaluate, Train, words_by_key
 from steph.contract.placeholders import WHEN, filled, filled_words, names_in, spelled
 from steph.contract.settings import Models, Profile, Rung, card_by_name
@@ -506,7 +507,7 @@ def _as_value(section: Train | Evaluate, call: Call, files: Files, to_edit: tupl
 
     return ProductionCall(
         commands=tuple(tuple(map(elsewhere, command)) for command in call.commands),
-        env={name: elsewhere(value) for name, value in call.env.items()},
+        env=redact_variables({name: elsewhere(value) for name, value in call.env.items()}),
         cwd=cwd,
         config_file=_config_file(section),
         config=None if call.config is None else elsewhere(call.config),

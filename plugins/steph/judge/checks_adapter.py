@@ -286,13 +286,12 @@ def _trained_check(scans: tuple[Scan, ...], *, begins_at_zero: bool) -> Check:
         still += [t.name for t in pairs.get(s.tensor.name, {"": s.tensor}).values() if t.name in zero][:1]
     if not begins_at_zero and not still:
         return ADAPTER_TRAINED.not_applicable(say("adapter.nonzero_start"))
-    moved = len(matrices) - len(still)
     return ADAPTER_TRAINED.check(
         not still,
-        "still" if still else "moved",
-        severity=WARN if 2 * moved >= len(matrices) else None,
+        "nothing" if len(still) == len(matrices) else "still" if still else "moved",
+        severity=WARN if 2 * len(still) <= len(matrices) else None,
         matrices=len(matrices),
-        moved=moved,
+        moved=len(matrices) - len(still),
         example=one_line(still[0], 120) if still else "",
     )
 

@@ -56,12 +56,15 @@ def attempt_verdict(attempt: Attempt) -> tuple[Verdict, Message] | None:
     return Verdict.FAIL, say("verdict.exit_zero_but", cause=cause)
 
 
+_EXPLAIN = ("learning_rate_runs", "tokens_supervised")  # why nothing was learnt, where others say that nothing was
+
+
 def checks_verdict(checks: Sequence[Check]) -> tuple[Verdict, Message] | None:
     """FAIL where a `fail` check does not hold, could not be measured, or where there are none at all; else None."""
     hard = [check for check in checks if check.severity is Severity.FAIL]
     if not hard:
         return Verdict.FAIL, say("verdict.no_checks")
-    broken = [check for check in hard if check.holds is False]
+    broken = sorted((check for check in hard if check.holds is False), key=lambda check: check.id not in _EXPLAIN)
     if broken:
         first, more = broken[0].message, len(broken) - 1
         return Verdict.FAIL, say("verdict.broken", first=first, more=more) if more else first
