@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from steph.base.messages import Language, use_language
-from steph.base.text import decoded
+from steph.base.text import encoding_of
 from steph.diagnose.engine import diagnose
 
 # the labels' words for phases, and ours
@@ -27,7 +27,8 @@ def score(folder: Path) -> Counter[str]:
     with (folder / "index.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     for row in rows:
-        found = diagnose(decoded((folder / row["file"]).read_bytes()))
+        data = (folder / row["file"]).read_bytes()
+        found = diagnose(data.decode(encoding_of(data), "replace"))
         label = row.get("label") or row["kind"]
         accepted = {label, *filter(None, (row.get("also_ok") or "").split(","))}
         phase, expected = found.phase.value if found.phase else "", row.get("expected_phase") or ""
