@@ -691,6 +691,7 @@ def test_a_key_that_a_library_looks_up_is_no_column(frame: str, cause: Cause) ->
         ("x = cfg['args']", "setting_missing"),
         ('model.load_state_dict(ckpt["args"])', "entry_not_in_checkpoint"),
         ('args = torch.load(path, map_location="cpu")["args"]', "entry_not_in_checkpoint"),
+        ('lit_weights = lit_weights["args"]', "entry_not_in_checkpoint"),
     ],
 )
 def test_a_missing_key_is_of_what_was_looked_into(code: str, case: str) -> None:

@@ -69,7 +69,8 @@ _ABOUT_A_NAME = re.compile(
     r"|NameError: name '|AttributeError: (?:partially initialized )?(?:module|type object) '?[\w.]+'? has no attribute"
     r"|TypeError: [\w.<>]{1,120}\(\) got an unexpected keyword argument)"
 )
-_REASON_IS_BELOW = frozenset(("compile_failed", "dynamo"))  # cases whose first line only says that a compiler failed
+# cases whose first line only says that a compiler or a check failed
+_REASON_IS_BELOW = frozenset(("compile_failed", "config_key_unknown", "dynamo"))
 _OF_NAMES = frozenset((Cause.IMPORT_ERROR, Cause.API_DRIFT, Cause.BNB_SETUP, Cause.OTHER))
 _LIBRARY_FRAME = re.compile(r"(?:(?:site|dist)-packages|[/\\]src|lm-evaluation-harness)[/\\](?P<rest>.*)")
 _HANDLES_DATA = re.compile(
