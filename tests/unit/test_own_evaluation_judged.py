@@ -745,6 +745,75 @@ def test_choices_shuffled_in_the_prompts_alone(
     assert ("別の選択肢" in str(checks["prompts_hold_questions"].message)) == is_found
 
 
+BRIEF = tuple([f"{n * 4 + k + 2}日前まで" for k in range(4)] for n in range(4))  # told by their lines alone
+
+
+@pytest.mark.parametrize(
+    ("said_for", "orders", "is_found"),
+    [
+        (_as_said, ORDERS, True),
+        (lambda n: "ABCD"[MEANT[n]], ORDERS, False),  # the letter given back to its choice
+        (_as_said, ((0, 1, 2, 3),) * 4, False),
+    ],
+)
+@pytest.mark.parametrize("style", ["{l} {text}", "({L}) {text}", "{n}. {text}"])
+def test_short_choices_shuffled_in_the_prompts_of_an_evaluation_without_a_data_set(
+    style: str, said_for: Callable[[int], str], orders: tuple[tuple[int, ...], ...], is_found: bool, tmp_path: Path
+) -> None:
+    """The rows record another order than the prompts had, and the letter that was said counts in that one."""
+    one = sound(tmp_path, "choice")
+    for n, (fact, row) in enumerate(
+        zip((f for f in one.facts if f["fact"] == "generation"), one.raw["rows"], strict=True)
+    ):
+        texts = [
+            style.format(l="abcd"[place], L="ABCD"[place], n=place + 1, text=BRIEF[n][k])
+            for place, k in enumerate(orders[n])
+        ]
+        lines = [QUESTIONS[n], *texts, "答え:"]
+        text = "ABCD"[orders[n].index(MEANT[n])]
+        fact |= {"prompt_fingerprints": [list(fingerprints("\n".join(lines)))], "new_tokens": [2],
+                 "prompt_lines": [[text_hash(line)[:8] for line in lines]],
+                 "response_hashes": [[text_hash(text)]], "response_fingerprints": [[]]}  # fmt: skip
+        said = text if said_for is _as_said else said_for(n)
+        row |= {"c": [f"{'abcd'[k]} {day}" for k, day in enumerate(BRIEF[n])], "text": text, "said": said}
+        row["ok"] = said == row["gold"]
+    one.raw["accuracy"] = sum(row["ok"] for row in one.raw["rows"]) / 4
+    _, checks = one.judged()
+    check = checks["prompts_hold_questions"]
+    assert (check.holds is False, check.severity is Severity.WARN) == (is_found, is_found), check.message
+
+
+PROMPT_IDS = [f"{n:08x}" for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("trained", "in_file", "severity"),
+    [
+        (PROMPT_IDS, False, Severity.FAIL),
+        (PROMPT_IDS[:1], False, Severity.WARN),
+        (PROMPT_IDS, True, Severity.WARN),  # whoever gave the file knows it
+        (["ffffffff"], False, None),
+    ],
+)
+@pytest.mark.parametrize("fact", ["training_begins", "batch"])
+def test_prompts_that_were_trained_on_without_the_files_knowledge(
+    fact: str, trained: list[str], in_file: bool, severity: Severity | None, tmp_path: Path
+) -> None:
+    """A program that adds the test's questions to its rows: the very tokens of the prompt stood before an answer."""
+    one = sound(tmp_path, "choice")
+    for call, own in zip((f for f in one.facts if f["fact"] == "generation"), PROMPT_IDS, strict=True):
+        call["prompt_hashes"] = [own]
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    (folder / "witness-none-3.jsonl").write_text(json.dumps({"fact": fact, "at": 1.0, "prompt_hashes": trained}) + "\n")
+    one.evidence["training_witness"] = read_witness(folder)
+    if in_file:
+        one.evidence["train_questions"] = frozenset(question_key(text, CHOICES[0]) for text in QUESTIONS)
+    _, checks = one.judged()
+    check = checks["train_overlap"]
+    assert (check.severity if check.holds is False else None) is severity, check.message
+
+
 def test_choices_recorded_in_the_order_that_they_were_asked_in() -> None:
     """Their letters are those of that order: the right one of the data set has moved with its choice."""
     key = question_key(QUESTIONS[0], LONG[0])

@@ -26,7 +26,7 @@ from steph.contract.questions import (
     repeats_question,
 )
 from steph.contract.results import Results, Row
-from steph.judge.checks_prompts import asked_order, asked_share
+from steph.judge.checks_prompts import asked_order, asked_share, order_by_lines
 from steph.judge.checks_seen import (
     ADAPTER_AS_SAVED,
     ANSWERS_FREE,
@@ -149,18 +149,20 @@ def as_asked(seen: Answering, rows: Sequence[Row]) -> tuple[tuple[Row, ...], int
     """The rows by the letters that their prompts had, and how many count a letter as if choices had not moved.
 
     Whoever shuffles choices gives a letter back to the choice that it was said for, or moves the right one along: one
-    such row speaks for all.
+    such row speaks for all. Without a data set the rows' own choices are in the order that counts.
     """
     dataset = seen.evidence.questions or ()
     known = {one.key: (key_texts(one.key)[1], one.answer) for one in dataset}
     found, taken, is_sound = [*rows], 0, False
-    for n, row in enumerate(rows if dataset else ()):
+    for n, row in enumerate(rows):
         (key,) = as_in_dataset([question_key(row.question, row.choices)], dataset)
-        choices, gold = known.get(key, ((), ""))
+        of_row = ((), "") if dataset else (choices_of(row.choices).texts, plain_label(row.correct_answer))
+        choices, gold = known.get(key, of_row)
         labels = next((one[: len(choices)] for one in NUMBERINGS if gold in one[: len(choices)]), ())
         own = row.model_copy(update={"choices": list(choices)})
         for answer in answers_to(seen.counting, own) if labels else ():
-            order, said = asked_order(answer.prompt or (), choices), _said(answer, row, labels)
+            order = order_by_lines(answer.lines or (), choices) or asked_order(answer.prompt or (), choices)
+            said = _said(answer, row, labels)
             right = labels.index(gold)
             if order is None or said is None or order[said] == said:
                 continue
@@ -178,9 +180,14 @@ def as_asked(seen: Answering, rows: Sequence[Row]) -> tuple[tuple[Row, ...], int
 
 
 def _order_check(seen: Answering, rows: Sequence[Row]) -> Check | None:
-    """A finding where choices were asked in another order than the data set's and letters count as they were said."""
+    """A finding where choices were asked in another order than the data set's and letters count as they were said.
+
+    The rows alone don't tell whether the right letter, which they record, has moved along.
+    """
     taken = as_asked(seen, rows)[1]
-    return PROMPTS_HOLD_QUESTIONS.check(False, "shuffled", questions=len(rows), taken=taken) if taken else None
+    of_rows, severity = ("shuffled", None) if seen.evidence.questions else ("shuffled_from_rows", WARN)
+    counts: Figures = {"questions": len(rows), "taken": taken}
+    return PROMPTS_HOLD_QUESTIONS.check(False, of_rows, severity=severity, **counts) if taken else None
 
 
 def _said(answer: Answer, row: Row, labels: Sequence[str]) -> int | None:

@@ -18,9 +18,17 @@ from pathlib import Path
 
 from steph.base.files import UnreadableError
 from steph.base.fingerprint import cached_fingerprints as fingerprints
-from steph.base.fingerprint import normal_form
+from steph.base.fingerprint import normal_form, text_hash
 from steph.base.messages import Message, say
-from steph.contract.questions import Question, choices_of, plain_label, prompt_template_agrees, question_key, samples_of
+from steph.contract.questions import (
+    NUMBERINGS,
+    Question,
+    choices_of,
+    plain_label,
+    prompt_template_agrees,
+    question_key,
+    samples_of,
+)
 from steph.contract.results import Row
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
@@ -161,6 +169,23 @@ def asked_order(prompt: Sequence[str], choices: Sequence[str]) -> tuple[int, ...
         return max((share for text in texts if (share := _share({*places}, text)) is not None), default=0.0)
 
     return tuple(order) if order == sorted(order) or held(range(len(order))) > held(order) else None
+
+
+def order_by_lines(lines: Collection[str], choices: Sequence[str]) -> tuple[int, ...] | None:
+    """The same by a prompt's lines, where each choice has one to itself: which choice stands behind each label."""
+    for style in _STYLES:
+        stands = [
+            [
+                n
+                for n, text in enumerate(choices)
+                if text_hash(style.format(l=letter, L=letter.upper(), n=label + 1, text=text))[:8] in lines
+            ]
+            for label, letter in enumerate(NUMBERINGS[0][: len(choices)])
+        ]
+        found = tuple(own[0] for own in stands if len(own) == 1)
+        if len({*found}) == len(choices) > 1:
+            return found
+    return None
 
 
 def text_beside(prompts: Sequence[Sequence[str]], rows: Sequence[Row], dataset: Path | None) -> OtherText | None:

@@ -33,7 +33,7 @@ from steph.judge.checks_trained_use import PART_OF_QUESTION, Answering
 from steph.judge.evidence import EvalEvidence
 from steph.judge.kinds import FAIL, INFO, WARN, CheckKind, Figures, Needs
 from steph.judge.reading import bare, is_exception_text
-from steph.judge.witness import Generation, Witness
+from steph.judge.witness import Batch, Generation, TrainingBegins, Witness
 from steph.record.values import Check
 
 BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
@@ -432,12 +432,32 @@ def _text_of(answer: str, choices: Choices, first: int) -> str | None:
 
 
 def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
-    """Questions with their choices; scored choices are the answer's texts, so that there the question alone tells."""
+    """Questions with their choices; scored choices are the answer's texts, so that there the question alone tells.
+
+    A prompt that was trained on, token by token, though the training file has no such question, was brought along by
+    the program.
+    """
+    again, asked = _trained_prompts(evidence)
     if evidence.train_questions is None:
+        if again:
+            return TRAIN_OVERLAP.check(False, "trained_on", prompts=asked, again=again)
         return TRAIN_OVERLAP.check(None, "no_training_data")
     is_free = evidence.form.format != "lawqa"
     keys = [question_key(row.question, None if is_free and row.response is None else row.choices) for row in rows]
     seen = sum(is_in_training(key, evidence.train_questions) for key in keys)
     alone = sum(is_in_training(without_choices(key), evidence.train_questions) for key in keys)
+    if again and not alone:
+        severity = FAIL if 2 * again >= asked and all(row.question for row in rows) else None
+        return TRAIN_OVERLAP.check(False, "trained_on", severity=severity, prompts=asked, again=again)
     found = "more_alone" if alone > seen else "seen"
     return TRAIN_OVERLAP.check(seen == 0, found, questions=len(keys), seen=seen, alone=alone)
+
+
+def _trained_prompts(evidence: EvalEvidence) -> tuple[int, int]:
+    """How many of the prompts that were seen stood before an answer in the training, and how many these are."""
+    training = evidence.training_witness or Witness()
+    known = [fact.prompt_hashes for fact in training.of(TrainingBegins)]
+    trained = {one for own in (*known, *(fact.prompt_hashes for fact in training.of(Batch))) for one in own}
+    calls = evidence.witness.of(Generation) if evidence.witness else ()
+    asked = [one for call in calls for one in call.prompt_hashes]
+    return sum(one in trained for one in asked), len(asked)

@@ -196,6 +196,7 @@ class TrainingBegins(ModelFact):
     rows: int | None = None
     row_hashes: tuple[str, ...] | None = None
     row_fingerprints: tuple[Texts, ...] | None = None
+    prompt_hashes: tuple[str, ...] = ()  # of the tokens before the first label, where a list of rows has labels
     batch_size: int | None = None
     accumulation: int | None = None
     world_size: int | None = None
@@ -236,6 +237,7 @@ class Batch(Fact):
     packed: bool | None = None
     row_hashes: tuple[str, ...] | None = None
     row_fingerprints: tuple[Texts, ...] | None = None
+    prompt_hashes: tuple[str, ...] = ()  # of the tokens before the first label
     of_data_set: tuple[bool, ...] | None = None  # whether the data set has these rows
     special_tokens: tuple[int, ...] | None = None  # but for padding, BOS and the row's end
     answer_hashes: tuple[str | None, ...] | None = None

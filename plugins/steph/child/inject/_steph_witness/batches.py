@@ -253,6 +253,9 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         found["row_fingerprints"] = None if None in texts else texts
     if labels and len(labels) == len(ids) and len(labels[0]) <= width:
         found.update(_labelled(ids, labels, spans, batch["ends"]))
+        found["prompt_hashes"] = [
+            tokens.row_hash(row[:first]) for row, first in zip(rows, found["first_supervised"]) if first
+        ]
         # what begins a thought or a call in an answer is nobody's turn
         found["header_hashes"] = [
             tokens.header_hashes(row[: first or None]) for row, first in zip(rows, found["first_supervised"])

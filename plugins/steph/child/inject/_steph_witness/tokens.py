@@ -264,6 +264,7 @@ def _fingerprint() -> ModuleType:
     return sys.modules[name]
 
 
+_IGNORED = -100
 _MOST_HASHED = 5000
 _MOST_READ = 16
 
@@ -283,7 +284,18 @@ def described_rows(dataset: Any) -> dict[str, Any]:
         "rows": count,
         "row_hashes": [row_hash(row) for row in ids],
         "row_fingerprints": known if len(known) == len(texts) else None,
+        "prompt_hashes": _prompt_hashes(dataset),
     }
+
+
+def _prompt_hashes(dataset: Any) -> list[str]:
+    """A hash of what stands before the first label in each row of a list; of a table's rows the first batches tell."""
+    found = []
+    for row in dataset[:_MOST_HASHED] if isinstance(dataset, (list, tuple)) else ():
+        ids, labels = (one.tolist() if hasattr(one, "tolist") else one for one in map(row.get, ("input_ids", "labels")))
+        first = next((n for n, label in enumerate(labels or ()) if label != _IGNORED), 0)
+        found += [row_hash(ids[:first])] if first else []
+    return found
 
 
 def _token_ids(dataset: Any) -> list[list[int]] | None:
