@@ -782,6 +782,8 @@ def test_an_exit_code_says_least() -> None:
         "Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'.",
         "error rate: 0.12",
         "エラー率: 0.12",
+        "error: 0.1234567890123",
+        "error: no answer for row 3, skipped",
     ],
 )
 def test_an_ending_of_something_else_is_no_failure(line: str) -> None:
@@ -794,3 +796,36 @@ def test_what_a_program_reports_last_needs_no_exceptions_name() -> None:
     line = "ERROR    [eval.py:226] An error occurred during evaluation: module 'lm_eval.tasks' has no attribute 'x'"
     assert diagnose(f"INFO starts\n{line}\n").cause is Cause.API_DRIFT
     assert diagnose(line + "\nstep" * 9 + "\n").cause is Cause.NONE
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fatal: no such model card here",
+        "tool: error: the tray holds no paper",
+        "エラー: 用紙が切れています。補充してください",
+    ],
+)
+def test_a_last_line_that_calls_itself_an_error_is_one(line: str) -> None:
+    """In words that no row knows; what ended well afterwards dealt with it."""
+    assert diagnose(f"starts\n{line}\n").cause is Cause.OTHER
+    assert diagnose(f"starts\n{line}\nTraining completed.\n").cause is Cause.NONE
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "docker: Error response from daemon: pull access denied for x, repository does not exist",
+        "mpirun noticed that process rank 0 with PID 9 on node n1 exited on signal 11 (Segmentation fault).",
+        "Host key verification failed.",
+        "slurmstepd: error: couldn't chdir to `/home/u/x': No such file or directory: going to /tmp instead",
+        "'llamafactory-cli' は、内部コマンドまたは外部コマンド、操作可能なプログラムとして認識されていません。",
+        "  × No solution found when resolving dependencies:",
+        "Cannot connect to GPU backend",
+    ],
+)
+def test_what_did_not_start_is_told_by_whoever_should_have_started_it(line: str) -> None:
+    """Installers, containers, clusters, shells and notebook services print no traceback."""
+    found = diagnose(f"starts\n{line}\n")
+    assert found.cause is not Cause.NONE
+    assert found.case is not None

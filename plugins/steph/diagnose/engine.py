@@ -58,6 +58,9 @@ _REPORTED_BARE = re.compile(
     r"(?:\b(?:ERROR|CRITICAL|FATAL|[Ee]rror)\b|エラー).{0,200}?[:：] ?"
     r"(?P<message>\S.{7,2000})"
 )
+_LAST_WORDS = re.compile(
+    r"^(?:\S{1,60}: )?(?:ERROR|[Ee]rror|fatal|FATAL|エラー)[:：] ?(?P<message>(?=.*[^\W\d]{3}).{10,2000})"
+)
 _LOOK_UP = re.compile(r"(?:KeyError|AttributeError|IndexError|StopIteration)$")
 _LAST_LINES = 6
 _LINES_ABOVE = 8
@@ -330,7 +333,7 @@ def _from_lines(read: _Log) -> list[_Candidate]:
 
 
 def _from_end(read: _Log) -> list[_Candidate]:
-    """An exception that ended the log behind a logger's date and level, whatever the level."""
+    """An exception that ended the log behind a logger's date and level, whatever the level; else a last `error: …`."""
     last = [line for line in read.lines[-40:] if line.text.strip()][-_LAST_LINES:]
     bare = tuple(reader.PrintedLine(line.index, line.text[len(reader.lead_of(line.text)) :]) for line in last)
     late = [chain for chain in reader.chains_of(bare) if not chain[0].ignored and chain[0].index > read.last_progress]
@@ -338,6 +341,9 @@ def _from_end(read: _Log) -> list[_Candidate]:
     if last[-1:] and last[-1].text.strip() == "^C" and not read.chains:  # a notebook host ends a process like this
         grew = [line for line in last if "tcmalloc: large alloc" in line.text]
         return [_Candidate(Clue(Cause.HOST_OOM, Weight.LIKELY), grew[-1].index, (grew[-1].text, "^C"))] if grew else []
+    said = _LAST_WORDS.match(last[-1].text) if last and not read.has_metrics and not read.chains else None
+    if said and not last[-1].is_mild and not was_handled(last[-1].text) and last[-1].index > read.last_progress:
+        late.append((reader.Raised(last[-1].index, "Error", (said["message"].strip(),), (), ()),))
     return [
         _from_chain(chain)
         for chain in late
