@@ -108,13 +108,14 @@ def judge_training(
         *file_checks(evidence),
         *further,
     )
-    # a loop of the program's own has no Trainer: neither its folder nor its description has a state
-    is_loop = ends is not None and ends.source == "loop" and state.folder is None
+    # neither the folder nor the description has a state: a loop has no Trainer, and a Trainer need not save checkpoints
+    stateless = say("lacks.no_state") if not said.state else None
+    if state.folder is None and said.state == TrainArtifacts().state and ends is not None and not evidence.is_scripted:
+        stateless = say("lacks.loop") if ends.source == "loop" else say("lacks.no_checkpoint")
     lacks = lacking_in_training(
         evidence.description.train.rows,
         has_final_line=evidence.is_scripted or trained.log.final is not None,
-        keeps_state=bool(said.state),
-        is_loop=is_loop and said.state == TrainArtifacts().state,
+        stateless=stateless,
     )
     return outcome, without_inapplicable(checks, lacks), artifacts
 

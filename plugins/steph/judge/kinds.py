@@ -166,20 +166,17 @@ def lacking_in_evaluation(form: ResultsForm, *, has_dataset: bool = True) -> dic
     return {need: reason for need, reason in lacks.items() if reason}
 
 
-def lacking_in_training(
-    rows: TrainRows, *, has_final_line: bool, keeps_state: bool, is_loop: bool = False
-) -> dict[Needs, Message]:
+def lacking_in_training(rows: TrainRows, *, has_final_line: bool, stateless: Message | None) -> dict[Needs, Message]:
     """What a training lacks: rows in a file, the answers alone learnt, the Trainer's final line, its state in a file.
 
-    `is_loop`: a loop of the program's own was seen, which has no Trainer.
+    `stateless`: why there is no state, where none need be.
     Only the spec's script must print a final line; of another that has none, what the witness saw must tell.
     """
     learns_answers = rows.labels == "answer" and rows.format not in ("text", "none")
-    stateless = say("lacks.loop") if is_loop else None
     lacks = {
         Needs.TRAIN_ROWS: say("lacks.no_train_rows") if rows.format == "none" else None,
         Needs.ANSWER_LABELS: None if learns_answers else say("lacks.answer_labels"),
         Needs.FINAL_LINE: None if has_final_line else say("lacks.no_final_line"),
-        Needs.TRAINER_STATE: stateless if keeps_state else say("lacks.no_state"),
+        Needs.TRAINER_STATE: stateless,
     }
     return {need: reason for need, reason in lacks.items() if reason}
