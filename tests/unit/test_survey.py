@@ -390,3 +390,253 @@ def test_check_refuses_what_a_run_would_refuse(tmp_path: Path, capfd: pytest.Cap
     result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu", "--language", "en"])
     assert result.exit_code == 2
     assert "unknown preset 'tlr'" in result.output + "".join(capfd.readouterr())
+
+
+HEAD = """
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from peft import LoraConfig, get_peft_model
+"""
+STYLES = {
+    "click": """
+@click.command()
+@click.option("--ckpt", "model_id")
+@click.option("-d", "--rows-path", type=click.Path())
+@click.option("--half/--no-half")
+@click.argument("dest")
+def main(model_id, rows_path, half, dest):
+    base = AutoModelForCausalLM.from_pretrained(model_id)
+    rows = [json.loads(line) for line in open(rows_path)]
+    Trainer(model=base, args=TrainingArguments(output_dir=dest, bf16=half)).train()
+""",
+    "typer": """
+@app.command()
+def train(base: str, corpus: Path, mb: int = 4, rate: Annotated[float, typer.Option("--step-size")] = 1e-4,
+          out: Path = Path("o")):
+    rows = load_dataset("json", data_files=str(corpus))
+    SFTTrainer(model=base, args=SFTConfig(output_dir=str(out), per_device_train_batch_size=mb, learning_rate=rate))
+""",
+    "fire": """
+def train(base="m", keep="out", micro=4, low_rank=8):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=low_rank, lora_alpha=low_rank * 2))
+    Trainer(model=model, args=TrainingArguments(output_dir=keep, per_device_train_batch_size=micro)).train()
+fire.Fire(train)
+""",
+    "hydra": """
+@hydra.main(config_path="conf")
+def main(cfg):
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(cfg.model.name), LoraConfig(r=cfg.lora.r))
+    Trainer(model=model, args=TrainingArguments(output_dir=cfg.out, learning_rate=cfg.optim.lr)).train()
+""",
+    "dataclasses": """
+@dataclass
+class Own:
+    base: str = field(default="m")
+    low_rank: int = 8
+own, args = HfArgumentParser((Own, TrainingArguments)).parse_args_into_dataclasses()
+model = get_peft_model(AutoModelForCausalLM.from_pretrained(own.base), LoraConfig(r=own.low_rank))
+Trainer(model=model, args=args).train()
+""",
+    "constants": """
+class Config:
+    model = "org/model"
+    batch: int = 4
+    ctx = 2 * 128
+class Lora:
+    rank = 8
+cfg = Config()
+model = get_peft_model(AutoModelForCausalLM.from_pretrained(cfg.model), LoraConfig(r=Lora.rank, lora_alpha=16))
+rows = [tokenizer(x, max_length=cfg.ctx) for x in open("train.jsonl")]
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+ACCUMULATE = 8
+for epoch in range(2):
+    for batch in DataLoader(rows, batch_size=cfg.batch):
+        loss = model(**batch).loss / ACCUMULATE
+        loss.backward(); optimizer.step()
+model.save_pretrained("lora-out")
+""",
+    "variables": """
+BATCH = int(os.getenv("BATCH", "4"))
+model = get_peft_model(AutoModelForCausalLM.from_pretrained(os.environ["BASE"]), LoraConfig(r=16, lora_alpha=16))
+Trainer(model=model, args=TrainingArguments(output_dir=os.environ.get("OUT", "out"), learning_rate=1e-4,
+        per_device_train_batch_size=BATCH, gradient_accumulation_steps=int(os.environ["ACC"]) * 2)).train()
+""",
+    "a file of its own": """
+cfg = yaml.safe_load(open(args.config))
+model = get_peft_model(AutoModelForCausalLM.from_pretrained(cfg["model"]), LoraConfig(**cfg["lora"]))
+Trainer(model=model, args=TrainingArguments(output_dir="out", per_device_train_batch_size=cfg["bs"], **cfg["more"]))
+""",
+    "places": """
+model = get_peft_model(AutoModelForCausalLM.from_pretrained(sys.argv[1]), LoraConfig(r=8))
+rows = open(sys.argv[2]).readlines()
+Trainer(model=model, args=TrainingArguments(output_dir=sys.argv[3], max_steps=5)).train()
+""",
+    "handed on": """
+parser.add_argument("model"); parser.add_argument("--rows-at-once", type=int); parser.add_argument("--seed")
+a = parser.parse_args()
+words = dict(per_device_train_batch_size=a.rows_at_once, learning_rate=1e-4, num_train_epochs=2)
+words["num_train_epochs"] = 1
+def build(name, rank=16):
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(name), LoraConfig(r=rank, lora_alpha=32))
+Trainer(model=build(a.model, rank=4), args=TrainingArguments("out", **words)).train()
+""",
+    "under a condition": """
+parser.add_argument("--model"); parser.add_argument("--squeeze", action="store_true")
+a = parser.parse_args()
+how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+model = AutoModelForCausalLM.from_pretrained(a.model, quantization_config=how if a.squeeze else None)
+Trainer(model=get_peft_model(model, LoraConfig(r=2)), args=TrainingArguments(output_dir="out")).train()
+""",
+}  # fmt: skip
+LEFT = {"gradient_accumulation_steps": 1, "logging_steps": 500, "num_epochs": 3}
+PEFT = {"lora_alpha": 8, "lora_dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("style", "words", "more", "lacking"),
+    [
+        ("click", "{output_dir} --ckpt {model} --rows-path {train_file}",
+         {"when": {"bf16": ["--half"]}, "fixed": LEFT | {"batch_size": 8, "learning_rate": 5e-5}},
+         "lora_r lora_alpha max_seq_length"),
+        ("typer", "{model} {train_file} --out {output_dir} --mb {batch_size} --step-size {learning_rate}",
+         {"fixed": LEFT | {"logging_steps": 10, "max_seq_length": 1024}}, "lora_r lora_alpha"),
+        ("fire", "--base {model} --keep {output_dir} --micro {batch_size} --low_rank {lora_r}",
+         {"fixed": LEFT | {"learning_rate": 5e-5, "lora_dropout": 0.0}}, "lora_alpha max_seq_length"),
+        ("hydra", "model.name={model} out={output_dir} optim.lr={learning_rate} lora.r={lora_r}",
+         {"fixed": LEFT | PEFT | {"batch_size": 8}}, "max_seq_length"),
+        ("dataclasses",
+         "--base {model} --output_dir {output_dir} --num_train_epochs {num_epochs} --max_steps {max_steps} "
+         "--per_device_train_batch_size {batch_size} --learning_rate {learning_rate} "
+         "--gradient_accumulation_steps {gradient_accumulation_steps} --low_rank {lora_r} "
+         "--logging_steps {logging_steps}", {"fixed": PEFT}, "max_seq_length"),
+        ("constants", "", {"output_dir": "lora-out", "fixed": {
+            "batch_size": 4, "gradient_accumulation_steps": 8, "learning_rate": 3e-4, "lora_alpha": 16,
+            "lora_dropout": 0.0, "lora_r": 8, "max_seq_length": 256, "num_epochs": 2}}, ""),
+        ("variables", "", {
+            "env": {"BASE": "{model}", "OUT": "{output_dir}", "BATCH": "{batch_size}"},
+            "fixed": {"learning_rate": 1e-4, "logging_steps": 500, "lora_alpha": 16, "lora_dropout": 0.0, "lora_r": 16,
+                      "num_epochs": 3}}, "gradient_accumulation_steps max_seq_length"),
+        ("a file of its own", "", {"output_dir": "out"}, "batch_size gradient_accumulation_steps learning_rate lora_r "
+         "lora_alpha max_seq_length num_epochs"),
+        ("places", "{model} {train_file} {output_dir}", {"fixed": PEFT | {
+            "batch_size": 8, "gradient_accumulation_steps": 1, "learning_rate": 5e-5, "logging_steps": 500, "lora_r": 8,
+            "max_steps": 5}}, "max_seq_length"),
+        ("handed on", "{model} --rows-at-once {batch_size}", {"output_dir": "out", "fixed": {
+            "learning_rate": 1e-4, "lora_alpha": 32, "lora_dropout": 0.0, "lora_r": 4}},
+         "gradient_accumulation_steps max_seq_length num_epochs"),
+        ("under a condition", "--model {model}", {"output_dir": "out", "when": {"use_4bit": ["--squeeze"]},
+         "fixed": LEFT | PEFT | {"batch_size": 8, "learning_rate": 5e-5, "lora_r": 2}}, "max_seq_length"),
+    ],
+)  # fmt: skip
+def test_a_draft_has_what_the_program_does_or_a_place_to_fill_in(
+    style: str, words: str, more: dict[str, object], lacking: str, tmp_path: Path
+) -> None:
+    """Whatever reads the command line, its own names are passed; a library's default stands for nothing that is set."""
+    place = folder(tmp_path, train_py=HEAD + STYLES[style])
+    train = drafted(place)["train"]
+    assert train.pop("command") == ["{python}", "train.py", *words.split()]
+    del train["rows"]
+    assert train == more
+    said = re.search(r"# fixed must also say (.*)", draft(survey(place)))
+    assert {one.partition(" ")[0] for one in said[1].split(", ")} == {*lacking.split()} if said else not lacking
+
+
+def test_settings_that_differ_from_place_to_place_are_left_open(tmp_path: Path) -> None:
+    """Two values under one name, or an option that is worked on first: the draft claims neither."""
+    text = (
+        HEAD
+        + """
+batch = 4
+batch = batch * torch.cuda.device_count()
+rate = 1e-4 if big else 2e-4
+Trainer(model=get_peft_model(model, LoraConfig(r=8)), args=TrainingArguments(output_dir="out", learning_rate=rate,
+        per_device_train_batch_size=batch)).train()
+"""
+    )
+    train = drafted(folder(tmp_path, train_py=text))["train"]
+    assert {"batch_size", "learning_rate"}.isdisjoint(train["fixed"])  # type: ignore[arg-type]
+    assert "# fixed must also say batch_size = …, learning_rate = …" in draft(survey(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("loads", "when", "fixed"),
+    [
+        ("if a.squeeze:\n    more['quantization_config'] = how", {"use_4bit": ["--squeeze"]}, None),
+        ("AutoModel.from_pretrained(m, quantization_config=None if a.squeeze else how)", {}, None),
+        ("if torch.cuda.is_available():\n    more['quantization_config'] = how", {}, None),
+        ("AutoModel.from_pretrained(m, quantization_config=how)", {}, True),
+        ("if __name__ == '__main__':\n    get_peft_model(AutoModel.load(quantization_config=how))", {}, True),
+    ],
+)  # fmt: skip
+def test_4bit_under_a_condition_is_no_setting_inside(
+    loads: str, when: dict[str, list[str]], fixed: bool | None, tmp_path: Path
+) -> None:
+    """An option that is the condition switches it on; its opposite and a condition of the machine say nothing."""
+    text = (
+        HEAD
+        + """
+parser.add_argument("--squeeze", action="store_true")
+a = parser.parse_args()
+how = BitsAndBytesConfig(load_in_4bit=True)
+Trainer(model=m, args=TrainingArguments(output_dir="out"))
+"""
+    )
+    train = drafted(folder(tmp_path, train_py=text + loads))["train"]
+    assert train.get("when", {}) == when
+    assert train["fixed"].get("use_4bit") is fixed  # type: ignore[attr-defined]
+
+
+OWN_LOOP = """
+parser.add_argument("--checkpoint"); parser.add_argument("--lora"); parser.add_argument("--first", type=int)
+parser.add_argument("--report"); parser.add_argument("--config"); parser.add_argument("--quiz")
+a = parser.parse_args()
+base = AutoModelForCausalLM.from_pretrained(a.checkpoint)
+model = PeftModel.from_pretrained(base, a.lora)
+settings = yaml.safe_load(open(a.config))
+found = []
+for row in read(a.quiz)[: a.first]:
+    text = model.generate()
+    found.append({"question": row["q"], "gold": row["a"], "pred": text[:1], "raw": text, "hit": True})
+"""
+
+
+@pytest.mark.parametrize(
+    ("writes", "results"),
+    [
+        ('json.dump({"em": 0.5, "n": len(found), "items": found}, open(a.report, "w"))',
+         {"file": "{output}", "score": "em", "count": "n", "rows": "items"}),
+        ('Path(a.report).write_text(json.dumps({"accuracy": 0.5, "everything": found}))',
+         {"file": "{output}", "score": "accuracy", "rows": "everything"}),
+        ('pd.DataFrame(found).to_csv(a.report)', {"file": "{output}"}),
+        ('json.dump({"quality": 0.5, "rest": other(found)}, open(a.report, "w"))',
+         {"file": "{output}", "score": "…", "rows": "…"}),
+    ],
+)  # fmt: skip
+def test_an_evaluation_of_any_name_is_found_with_where_its_rows_are(
+    writes: str, results: dict[str, str], tmp_path: Path
+) -> None:
+    """It answers and writes; a file of settings is not taken for its results, and rows are where they are put."""
+    evaluate = drafted(folder(tmp_path, quiz_py=HEAD + OWN_LOOP + writes, train_py=NOTEBOOK))["evaluate"]
+    assert evaluate["command"] == [
+        "{python}", "quiz.py", "--checkpoint", "{model}", "--first", "{samples}", "--report", "{output}",
+    ]  # fmt: skip
+    assert evaluate["when"] == {"adapter": ["--lora", "{adapter}"]}
+    row = {"question": "question", "expected": "gold", "predicted": "pred", "response": "raw", "correct": "hit"}
+    assert evaluate["results"] == results | {"row": row}
+
+
+def test_rows_without_a_place_are_refused_before_anything_runs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A table of figures has its rows under a key; a list of rows alone needs none."""
+    train = '[train]\ncommand = ["{python}", "t.py", "{model}"]\nrows = { file = "t.jsonl", format = "messages" }\n'
+    train += "fixed = { lora_r = 8, lora_alpha = 8, batch_size = 1, max_seq_length = 64, num_epochs = 1, "
+    train += "gradient_accumulation_steps = 1, learning_rate = 2e-4 }\n[evaluate]\nfixed.samples = 2\n"
+    train += 'command = ["{python}", "e.py", "{model}", "{adapter}"]\n'
+    train += 'results.file = "out.json"\nresults.row = { question = "q" }\n'
+    for more, status in (('results.score = "em"\n', 2), ('results.count = "n"\n', 2), ("", 0),
+                         ('results.score = "em"\nresults.rows = "items"\n', 0)):  # fmt: skip
+        (tmp_path / "steph.toml").write_text(train + more)
+        (tmp_path / "t.jsonl").write_text(json.dumps(CHAT) + "\n")
+        result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu", "--language", "en"])
+        said = result.output + "".join(capfd.readouterr())
+        assert ("results.rows" in said, result.exit_code) == (status == 2, status), said

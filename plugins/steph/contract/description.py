@@ -248,7 +248,8 @@ class Section(Value):
     after: tuple[Command, ...] = ()
     """Commands that run after it in the same attempt, such as one that merges the adapter."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Environment variables for these commands."""
+    """Environment variables for these commands. Placeholders are filled in as in `command`, and count as passed:
+    `BATCH = "{batch_size}"`."""
     cwd: str = "."
     """The folder that they run in, from the root."""
     config: Config = None
@@ -377,6 +378,9 @@ class Description(Value):
             raise ValueError(say("description.no_training"))
         if self.train_file is None and train.rows.format != "none":
             raise ValueError(say("description.no_rows"))
+        found = evaluate.results
+        if found.format == "json" and found.rows is None and (found.score or found.count) and found.row != ResultsRow():
+            raise ValueError(say("description.no_results_rows"))
         if evaluate.none is None and evaluate.command is None:
             raise ValueError(say("description.no_evaluation"))
         return self

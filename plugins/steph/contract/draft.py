@@ -23,7 +23,7 @@ from steph.base.messages import Message, say, text
 from steph.base.terms import TrainerName
 from steph.contract.commands import MUST_BE_SAID
 from steph.contract.description import UNKNOWN, Paths
-from steph.contract.programs import NAMES, Script, read_script
+from steph.contract.programs import NAMES, Script, Source, read_script
 from steph.contract.rows import FORMATS, RowFormat, format_of
 from steph.record.settings import MAX_SAMPLES
 
@@ -113,8 +113,9 @@ def survey(root: Path) -> Survey:
             notebooks.append(name)
         elif path.suffix == ".py":
             texts.append(_text(path))
-            script = read_script(name, texts[-1])
-            scripts += [script] if script.trains or script.evaluates else []
+            with contextlib.suppress(RecursionError):
+                script = read_script(name, texts[-1])
+                scripts += [script] if script.trains or script.evaluates else []
         elif path.name == "config.json":
             texts.append(_text(path))
         elif path.suffix in (".jsonl", ".json", *TABLES):
@@ -268,28 +269,31 @@ def _inline(table: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class _Taken:
-    """The command line of a script: its options by placeholder, its switches by condition, and all others."""
+    """How a script is told what: by placeholder, its switches by condition, and its options that nothing stands for."""
 
-    options: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[str, Source] = field(default_factory=dict)
     switches: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
 
 
 def _taken(script: Script | None, section: str) -> _Taken:
-    """`section`: `training` or `evaluation`, by whose names options and switches are known."""
+    """`section`: `training` or `evaluation`. What the text shows counts before what an option's name says."""
     if script is None:
         return _Taken()
-    plain = {option: option.lstrip("-").replace("-", "_") for option in script.options}
-    with_value = {plain[option]: option for option, is_switch in script.options.items() if not is_switch}
-    alone = {plain[option]: option for option, is_switch in script.options.items() if is_switch}
-
-    def known(names: Mapping[str, list[str]], among: Mapping[str, str]) -> dict[str, str]:
-        found = {place: next((among[one] for one in several if one in among), "") for place, several in names.items()}
-        return {place: option for place, option in found.items() if option}
-
-    options, switches = known(NAMES[f"{section}_options"], with_value), known(NAMES[f"{section}_switches"], alone)
-    used = {*options.values(), *switches.values()}
-    return _Taken(options, switches, tuple(option for option in script.options if option not in used))
+    places, conditions = NAMES[f"{section}_options"], NAMES[f"{section}_switches"]
+    is_switch = {name: script.options.get(one.word, False) for name, one in script.told.items()}
+    told = {name: one for name, one in script.told.items() if name in places and not is_switch[name]}
+    switches = {name: str(one.word) for name, one in script.told.items() if name in conditions and is_switch[name]}
+    used = {one.word for one in script.told.values()}
+    for option, alone in script.options.items():
+        plain = option.lstrip("-").replace("-", "_")
+        of = next((of for of, names in (conditions if alone else places).items() if plain in names), None)
+        if of is not None and option not in used and of not in {*told, *switches}:
+            told |= {} if alone else {of: Source("option", option)}
+            switches |= {of: option} if alone else {}
+    used = {*(one.word for one in told.values()), *switches.values()}
+    told = {of: told[of] for of in places if of in told}
+    return _Taken(told, switches, tuple(option for option in script.options if option not in used))
 
 
 def _model(found: Survey, script: Script | None) -> Iterator[str]:
@@ -303,10 +307,10 @@ def _model(found: Survey, script: Script | None) -> Iterator[str]:
         if small and settings.model not in small:
             yield from _comment("init.note.smaller", models=_toml(small), sizes=sizes)
         yield ""
-    elif settings is None and script and not is_published and "model" not in _taken(script, "training").options:
-        if script.model:
-            line = f"candidates = {_toml([script.model])}"
-            yield from ("[model]", _with_note(line, "init.note.inside_model", path=script.path), "")
+    elif settings is None and script and not is_published and "model" not in _taken(script, "training").told:
+        note = "init.note.inside_model" if script.model else "init.note.no_model"
+        line = f"candidates = {_toml([script.model or UNKNOWN])}"
+        yield from ("[model]", _with_note(line, note, path=script.path), "")
     elif small and family:
         line = f"candidates = {_toml(small)}"
         yield from ("[model]", _with_note(line, "init.note.small", family=family.name, sizes=sizes), "")
@@ -342,7 +346,7 @@ def _training_script(found: Survey, script: Script) -> Iterator[str]:
         yield 'preset = "unsloth"'
     taken = _taken(script, "training")
     yield from _command(script, taken)
-    passed = {*taken.options, *taken.switches}
+    passed = {*taken.told, *taken.switches}
     fixed = {name: value for name, value in sorted(script.settings.items()) if name not in passed}
     lacking = [name for name in MUST_BE_SAID if name not in passed and name not in fixed]
     if "max_steps" in passed or "max_steps" in fixed:
@@ -355,7 +359,7 @@ def _training_script(found: Survey, script: Script) -> Iterator[str]:
         yield from _comment("init.note.assumed", settings=tuple(assumed))
     yield _rows_line(found, named=script.rows_file)
     output_dir, adapter = script.output_dir, script.adapter
-    if "output_dir" not in taken.options:
+    if "output_dir" not in taken.told:
         yield _with_note(f"output_dir = {_toml(output_dir or adapter or UNKNOWN)}", "init.note.output_dir")
         if output_dir and adapter and adapter != output_dir:
             inside = adapter.removeprefix(f"{output_dir.rstrip('/')}/")
@@ -393,23 +397,39 @@ def _evaluate(found: Survey, script: Script | None) -> Iterator[str]:
     else:
         taken = _taken(script, "evaluation")
         yield from _command(script, taken)
-        if "samples" not in taken.options:
+        if "samples" not in taken.told:
             yield _with_note(f"fixed = {{ samples = {UNKNOWN} }}", "init.note.samples", most=MAX_SAMPLES)
-        yield f"results.file = {_toml('{output}' if 'output' in taken.options else script.results_file or UNKNOWN)}"
+        if "output" in taken.told and script.is_table:
+            yield 'output = "steph-out/evaluation.csv"'
+        yield f"results.file = {_toml('{output}' if 'output' in taken.told else script.results_file or UNKNOWN)}"
         yield from (f"results.{name} = {_toml(path)}" for name, path in script.results.items())
-        if "score" not in script.results:
+        if "score" not in script.results and not script.is_table:
             yield _with_note(f'results.score = "{UNKNOWN}"', "init.note.score")
         if script.row:
+            if "rows" not in script.results and not script.is_table:
+                yield _with_note(f'results.rows = "{UNKNOWN}"', "init.note.results_rows")
             yield f"results.row = {_inline(script.row)}"
 
 
 def _command(script: Script, taken: _Taken) -> Iterator[str]:
-    options = dict(taken.options)
-    adapter = options.pop("adapter", None)
-    words = [word for place, option in options.items() for word in (option, f"{{{place}}}")]
-    yield f"command = {_toml(['{python}', script.path, *words])}"
+    told = dict(taken.told)
+    adapter = told.pop("adapter", None) if taken.told.get("adapter", Source("argument", 0)).kind != "argument" else None
+    arguments = {one.word: f"{{{place}}}" for place, one in told.items() if one.kind == "argument"}
+    words = ["{python}", script.path, *(arguments.get(n, UNKNOWN) for n in range(1, script.arguments + 1))]
+    for place, one in told.items():
+        words += _passing(one, place)
+    yield f"command = {_toml(words)}"
     if adapter:
-        yield f"when.adapter = {_toml([adapter, '{adapter}'])}"
+        yield f"when.adapter = {_toml(_passing(adapter, 'adapter'))}"
+    if variables := {str(one.word): f"{{{place}}}" for place, one in told.items() if one.kind == "variable"}:
+        yield f"env = {_inline(variables)}"
     yield from (f"when.{name} = {_toml([option])}" for name, option in taken.switches.items())
     if script.has_command_line and taken.others:
         yield from _comment("init.note.left", options=taken.others)
+
+
+def _passing(source: Source, place: str) -> list[str]:
+    """The words of a command that pass what a placeholder stands for, by an option or as `key=value`."""
+    if source.kind == "option":
+        return [str(source.word), f"{{{place}}}"]
+    return [f"{source.word}={{{place}}}"] if source.kind == "key" else []
