@@ -18,7 +18,7 @@ from steph.cli import app
 from steph.contract.settings import CARDS, Card, card_by_name
 from steph.memory.forecast import BUILT_IN_CONSTANTS, predict
 from steph.memory.shapes import BUILT_IN, config_of
-from steph.memory.terms import Workload
+from steph.memory.terms import TRAINERS, Workload
 from steph.record.events import AttemptEnded, ModelChosen, StageStarted
 from steph.record.values import Record
 from steph.run.journal import Journal, opened_event
@@ -200,6 +200,31 @@ def test_a_card_has_less_than_its_makers_figure(card: Card) -> None:
     assert card_by_name(card.name.lower()) is card
     named = re.search(r"(\d+)GB", card.name)
     assert named is None or 0.9 * int(named[1]) < card.usable_gib < int(named[1])
+
+
+def test_without_a_trainer_the_answer_begins_with_what_fits_with_each() -> None:
+    """The useful part first: each trainer's largest setting, which is the one that it has when it is named."""
+    model = ("fit", "--model", "Qwen/Qwen3-8B", "--card", "RTX 3080")
+    text, found = _ask(*model)[1], json.loads(_ask(*model, "--json")[1])
+    largest = found["largest_by_trainer"]
+    assert largest.keys() == {*TRAINERS}
+    assert (largest["full"], largest["unsloth"]) == (None, {"batch_size": 4, "max_seq_length": 2048})
+    for name in ("full", "trl", "unsloth"):
+        alone = json.loads(_ask(*model, "--trainer", name, "--json")[1])["largest"]
+        assert (alone and {key: alone[key] for key in ("batch_size", "max_seq_length")}) == largest[name], name
+    lines = text.splitlines()
+    first = next(n for n, line in enumerate(lines) if "batch 4 of 2048 tokens" in line)
+    assert "unsloth" in lines[first]
+    assert first < next(n for n, line in enumerate(lines) if "too_close" in line)
+    assert not any("none" in line for line in lines[: first - 6])
+
+
+def test_a_card_without_a_figure_of_its_own_has_no_larger_share_than_its_sisters() -> None:
+    """What is taken from other cards is on the safe side: one of its or the last generation has a larger share."""
+    known = [card for card in CARDS.values() if card.basis != "sister"]
+    for card in CARDS.values():
+        sisters = [one for one in known if card.capability[0] - one.capability[0] in (0, 1)]
+        assert any(card.usable_gib / card.sold_as_gb <= one.usable_gib / one.sold_as_gb for one in sisters), card
 
 
 def test_it_answers_without_torch() -> None:

@@ -68,6 +68,7 @@ NAMES = """
     ZeRO-3 MoE ddp torch transformers peft bitsandbytes Unsloth TRL GGUF Hub ID config json tokenizer JSON
     model_type model optimizer max_memory_allocated max_memory_reserved max-seq-length bnb_4bit_quant_storage
     use_liger_kernel True gradient_checkpointing optim paged_adamw_8bit bnb_4bit_use_double_quant load_in_4bit
+    Trainer SFTTrainer StepH logits prepare_model_for_kbit_training
     adamw_torch q_proj v_proj targets target_modules reports runs record unknown fp32 awq bnb-4bit
 """
 WORD = re.compile(r"[A-Za-z][\w'-]*[A-Za-z0-9]")

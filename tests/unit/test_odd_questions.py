@@ -45,6 +45,19 @@ def _asked(*words: str) -> dict[str, Any]:
         ("4090", "RTX 4090"),
         ("3090 24GB", "RTX 3090"),
         ("T4 16GB", "T4"),
+        ("NVIDIA GeForce RTX 4080", "RTX 4080"),
+        ("3080 ti", "RTX 3080 Ti"),
+        ("RTX 3080 12GB", "RTX 3080 12GB"),
+        ("RTX 3080 10GB", "RTX 3080"),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070 Ti SUPER"),
+        ("4060 Ti 16GB", "RTX 4060 Ti 16GB"),
+        ("RTX 4060 Ti (8 GB)", "RTX 4060 Ti 8GB"),
+        ("NVIDIA RTX A6000", "RTX A6000"),
+        ("A6000", "RTX A6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000"),
+        ("NVIDIA B200", "B200"),
+        ("H100 NVL", "H100 NVL"),
+        ("NVIDIA TITAN RTX", "TITAN RTX"),
     ],
 )
 def test_a_card_is_found_as_people_and_nvidia_smi_write_it(written: str, meant: str) -> None:
@@ -53,7 +66,7 @@ def test_a_card_is_found_as_people_and_nvidia_smi_write_it(written: str, meant: 
 
 
 @pytest.mark.parametrize(
-    "written", ["RTX 3060 8GB", "RTX 4060 Ti", "RTX 3080 Laptop GPU", "RTX 3080 12GB", "H100 MIG 3g.40gb", "MI300X", ""]
+    "written", ["RTX 3060 8GB", "RTX 4070 12GB Laptop", "RTX 3080 Laptop GPU", "H100 MIG 3g.40gb", "MI300X", ""]
 )
 def test_another_card_of_a_like_name_is_not_taken_for_it(written: str) -> None:
     """Less or other memory under nearly the same name: one line that says what is known."""
@@ -65,6 +78,8 @@ def test_a_name_for_several_sizes_asks_which_and_two_cards_are_asked_for_by_thei
     """A100 is three sizes; `2x T4` is one card twice."""
     with speaking("en"), pytest.raises(ValueError, match=r"in full \(A100 20GB slice, A100 40GB, A100 80GB\)"):
         card_by_name("A100")
+    with speaking("en"), pytest.raises(ValueError, match=r"in full \(RTX 4060 Ti 16GB, RTX 4060 Ti 8GB\)"):
+        card_by_name("RTX 4060 Ti")
     for written in ("2x T4", "T4 x2", "2 x RTX 3090"):
         with pytest.raises(ValueError, match="--cards"):
             card_by_name(written)
@@ -195,7 +210,7 @@ def test_no_card_without_bf16_is_offered_for_what_was_foreseen_with_it() -> None
     words = ("--model", "Llama-3.1-70B", "--trainer", "trl", "--batch-size", "2", "--max-seq-length", "1024")
     found = _asked(*words, "--card", "RTX 3080")
     assert found["high_gib"] + 0.1 < card_by_name("RTX 8000").usable_gib < 1.1 * found["high_gib"]
-    assert found["larger_card"] == "A100 80GB"
+    assert found["larger_card"] == "RTX A6000"  # as large, and with bf16
 
 
 def test_rows_beyond_the_models_positions_are_said() -> None:

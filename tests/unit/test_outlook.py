@@ -160,6 +160,9 @@ def test_another_card_of_the_profile_is_as_large_as_the_table_or_the_profile_say
 @pytest.mark.parametrize(
     ("card", "name", "gib", "is_one"),
     [("RTX 3090", "NVIDIA GeForce RTX 3090", 24.0, True), ("RTX 3090", "NVIDIA GeForce RTX 3090 Ti", 24.0, False),
+     ("RTX 4080", "NVIDIA GeForce RTX 4080 SUPER", 16.0, False), ("RTX 4080", "NVIDIA GeForce RTX 4080", 16.0, True),
+     ("RTX 4060 Ti 16GB", "NVIDIA GeForce RTX 4060 Ti", 16.0, True),
+     ("RTX 4060 Ti 16GB", "NVIDIA GeForce RTX 4060 Ti", 8.0, False),
      ("L40", "NVIDIA L40S", 45.0, False), ("A100 80GB", "NVIDIA A100-SXM4-80GB", 80.0, True),
      ("A100 80GB", "NVIDIA A100-SXM4-40GB", 40.0, False)],
 )  # fmt: skip

@@ -217,6 +217,9 @@ def _counted_adapter(model: str, shape: shapes.ModelShape, adapter: dict[str, An
         return options.count(model, made, adapter)
 
 
+_POINT = ("batch_size", "max_seq_length")
+
+
 def fit_json(result: Fit, card: Card | None = None) -> str:
     """One object for one setting; for several `grid` with one object each, named by its setting, and `largest`.
 
@@ -231,6 +234,10 @@ def fit_json(result: Fit, card: Card | None = None) -> str:
         common["disk_gib"] = {name: _gib(size) for name, size in disk.items()}
     common["changes"] = [str(line) for line in result.change.words] if result.change else []
     if result.setting.is_unknown:
+        points = {
+            name: point and dict(zip(_POINT, point, strict=True)) for name, point in result.largest_by_trainer.items()
+        }
+        common["largest_by_trainer"] = points
         common["fitting_trainers"] = list(result.fitting_trainers)
         common["changing_trainers"] = list(result.changing_trainers)
     common["larger_card"] = result.larger_card or None
@@ -246,7 +253,7 @@ def fit_json(result: Fit, card: Card | None = None) -> str:
     }
     if len(rows) == 1:
         (only,) = result.forecasts.values()
-        largest = dict(zip(("batch_size", "max_seq_length"), result.largest, strict=True)) if result.largest else None
+        largest = dict(zip(_POINT, result.largest, strict=True)) if result.largest else None
         values = {**_fit_values(result, only), "largest": largest, **common}
         return json.dumps(values, ensure_ascii=False, indent=1)
     largest = rows[result.largest] if result.largest else None
@@ -284,6 +291,16 @@ def fit_text(result: Fit, card: Card | None = None, basis: str = "", command: st
     `basis`: where constants come from. `command`: what was typed, to be typed again with a trainer.
     """
     lines = [_head(result), *filter(None, (card.words() if card else "", basis))]
+    if result.largest_by_trainer and len(result.forecasts) > 1:
+        lines += ["", phrase("fit.by_trainer")]
+        for name, point in result.largest_by_trainer.items():
+            words = (
+                phrase("fit.by_trainer.none")
+                if point is None
+                else phrase("fit.by_trainer.setting", batch=point[0], length=point[1])
+            )
+            lines.append(f"  {left(name, 10)} {left(words, 26)} {phrase(f'fit.by_trainer.{name}')}")
+        lines.append("")
     lines += [str(line) for line in result.basis]
     if result.reasons:
         lines += ["", *(phrase("fit.why", reason=reason) for reason in result.reasons)]
@@ -361,9 +378,11 @@ def _verdict(result: Fit, forecast: Forecast) -> str:
 
 
 def _largest(result: Fit) -> str:
-    if result.largest is None:
-        return phrase("fit.largest.none")
-    return phrase("fit.largest.setting", batch=result.largest[0], length=result.largest[1])
+    is_any, point = result.setting.is_unknown, result.largest
+    if point is None:
+        return phrase("fit.largest_of_any.none" if is_any else "fit.largest.none")
+    of = "fit.largest_of_any.setting" if is_any else "fit.largest.setting"
+    return phrase(of, batch=point[0], length=point[1])
 
 
 def _breakdown(result: Fit, forecast: Forecast) -> list[str]:

@@ -48,7 +48,7 @@ class Card:
     sold_as_gb: int
     usable_gib: float
     capability: tuple[int, int]
-    basis: Literal["measured", "documented"]
+    basis: Literal["measured", "documented", "sister"]
 
     @property
     def usable_bytes(self) -> int:
@@ -105,8 +105,15 @@ def _spellings(card: Card) -> set[str]:
     return shorts | {f"{short}{card.sold_as_gb}gb" for short in shorts}
 
 
+# makers' words and forms, which are no part of a card's name
+_MAKERS = re.compile(
+    r"nvidia|geforce|tesla|quadro|blackwell|generation|(?:workstation|server) edition|slice|sxm\d?|pcie|hbm\d\w?"
+    r"|[^a-z0-9]"
+)
+
+
 def _plain(name: str) -> str:
-    return re.sub(r"nvidia|geforce|tesla|quadro|generation|slice|sxm\d?|pcie|hbm\d\w?|[^a-z0-9]", "", name.casefold())
+    return _MAKERS.sub("", name.casefold())
 
 
 MAX_STEPS_BY_HEART = 60

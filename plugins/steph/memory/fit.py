@@ -99,8 +99,9 @@ class Fit:
 
     `reasons`: why nothing is known, and then there are no forecasts, only `floor_bytes`, which no run can do without.
     `basis`: what the answer rests on. `change`: what makes it fit, where it does not surely. Where nobody named a
-    trainer, `by_trainer` is what each known one would take of a single setting, `fitting_trainers` are those with which
-    the smallest setting fits as it is, and `changing_trainers` those with which a change makes it fit.
+    trainer, `by_trainer` is what each known one would take of a single setting, `largest_by_trainer` the largest of
+    several that fits with each, `fitting_trainers` are those with which the smallest setting fits as it is, and
+    `changing_trainers` those with which a change makes it fit.
     """
 
     model: str
@@ -116,6 +117,7 @@ class Fit:
     change: Change | None = None
     larger_card: str = ""
     by_trainer: Mapping[TrainerName, Forecast] = field(default_factory=dict)
+    largest_by_trainer: Mapping[TrainerName, Point | None] = field(default_factory=dict)
     fitting_trainers: tuple[TrainerName, ...] = ()
     changing_trainers: tuple[TrainerName, ...] = ()
 
@@ -241,12 +243,23 @@ def fit(
     fitting = largest_fitting(forecasts | whole, vram_bytes)
     found = Fit(model, vram_bytes, setting, work, forecasts, fitting, (), basis, least, host)
     if setting.is_unknown:  # each known trainer, as if it had been named
-        named = replace(smallest, recompute=setting.recompute is not False)
+        recompute = setting.recompute is not False
         each = {
-            name: _forecast(shape, replace(named, trainer=name), replace(setting, trainer=name)) for name in TRAINERS
+            name: {
+                point: _forecast(
+                    shape, replace(at(*point), trainer=name, recompute=recompute), replace(setting, trainer=name)
+                )
+                for point in forecasts
+            }
+            for name in TRAINERS
         }
-        fit_as_they_are = tuple(name for name, one in each.items() if one.verdict(vram_bytes) is FitVerdict.FITS)
-        found = replace(found, by_trainer=each if len(forecasts) == 1 else {}, fitting_trainers=fit_as_they_are)
+        first = {name: min(of_name.items(), key=lambda one: one[0])[1] for name, of_name in each.items()}
+        found = replace(
+            found,
+            by_trainer=first if len(forecasts) == 1 else {},
+            largest_by_trainer={name: largest_fitting(one, vram_bytes) for name, one in each.items()},
+            fitting_trainers=tuple(name for name, one in first.items() if one.verdict(vram_bytes) is FitVerdict.FITS),
+        )
     now = foresee(smallest)
     return found if now.verdict(vram_bytes) is FitVerdict.FITS else _with_change(found, shape, smallest, now, foresee)
 

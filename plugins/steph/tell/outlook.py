@@ -168,7 +168,8 @@ def target_card_bytes(target: ProductionTarget) -> int:
 def is_production_card(device: Device, target: ProductionTarget) -> bool:
     """Whether this is the card that the production run is meant for: by its name, and by its size for slices."""
     name = re.sub(r"\b\d+ ?GB\b|\bslice\b", "", target.card, flags=re.I).strip()
-    is_named = name != "" and re.search(rf"\b{re.escape(name)}(?![\ds]| ?Ti)", device.name, re.I) is not None
+    another = r"(?![\ds]| ?(?:Ti|SUPER|NVL|Laptop)\b)"  # what makes another card of a name
+    is_named = name != "" and re.search(rf"\b{re.escape(name)}{another}", device.name, re.I) is not None
     wanted_bytes = target_card_bytes(target)
     return is_named and abs(device.total_bytes - wanted_bytes) <= SAME_CARD_SHARE * wanted_bytes
 
