@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -197,19 +198,19 @@ def _append_step_summary(stages: StageSession) -> None:
     if not path:
         return
     try:
-        append_step_summary(fold(stages.journal.events), stages.report, Path(path))
+        append_step_summary(fold(stages.journal.events), Path(path))
     except Exception as error:  # the report and the record are written: this is a copy
         what = f"{type(error).__name__}: {error}"
         stages.console.line(str(say("console.no_step_summary", name=STEP_SUMMARY_ENV, error=what)))
 
 
+@dataclass
 class StageRunner:
     """What a stage's test works with: run the stage, get its result."""
 
-    def __init__(self, session: StageSession, stage: AnyStage, item: pytest.Item) -> None:
-        self._session = session
-        self._stage = stage
-        self._item = item
+    _session: StageSession
+    _stage: AnyStage
+    _item: pytest.Item
 
     def run(self) -> StageResult:
         """Run this test's stage; fails the test where the verdict is not green."""

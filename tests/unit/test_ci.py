@@ -11,7 +11,7 @@ import pytest
 import record_factory
 from record_factory import render
 from steph.base.terms import StageId, Verdict
-from steph.conduct.session import STEP_SUMMARY_BYTES, append_step_summary, fitting, stage_properties
+from steph.conduct.session import append_step_summary, stage_properties
 from steph.run.journal import record_folders
 from suite_runs import Bench, make_bench, run_pytest
 
@@ -104,25 +104,12 @@ def test_a_page_that_cannot_be_written_fails_nothing(tmp_path: Path) -> None:
     assert verdicts(bench) == [Verdict.PASS, Verdict.NOT_RUN, Verdict.NOT_RUN]
 
 
-def test_a_page_stays_below_githubs_limit_by_leaving_out_whole_sections(tmp_path: Path) -> None:
-    """A section without room is left out whole and named in a note; an almost full page is left as it is."""
-    long = "あ" * 200_000 + "\n"
-    text = fitting(["first\n", long, long, "last\n"], STEP_SUMMARY_BYTES, tmp_path / "r.md")
-    assert len(text.encode()) <= STEP_SUMMARY_BYTES
-    assert text.count(long) == 1
-    assert text.index("first") < text.index("last") < text.index("1 節を省略")
-    page = tmp_path / "page.md"
-    page.write_bytes(b"x" * (STEP_SUMMARY_BYTES - 10))
-    append_step_summary(record_factory.walked_down(), None, page)
-    assert page.stat().st_size == STEP_SUMMARY_BYTES - 10
-
-
 def test_the_jobs_page_names_no_home_folder(tmp_path: Path) -> None:
     """It is read by whoever may see the job; the report's own file keeps its paths, to be pasted."""
     page = tmp_path / "page.md"
     record = record_factory.green_acceptance()
     assert "/home/user/" in render(record)
-    append_step_summary(record, None, page)
+    append_step_summary(record, page)
     shown = page.read_text(encoding="utf-8")
     assert "/home/" not in shown
     assert "~/statutes-rags" in shown

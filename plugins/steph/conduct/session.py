@@ -14,7 +14,7 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from types import FrameType
 
-from steph.base.messages import Message, say, verbatim
+from steph.base.messages import Message, say
 from steph.base.terms import NEEDS, AnyStage, StageId, Verdict
 from steph.base.units import gib
 from steph.conduct.preparation import Console, Setup
@@ -63,14 +63,6 @@ def differences(record: Record, setup: Setup) -> list[Message]:
     ]
 
 
-def cached_revision(name: str) -> str | None:
-    """The commit that a pipeline would load offline by a model's id; None where no whole copy is in the cache."""
-    try:
-        return model_files.cached_model(model_files.default_cache_dir(), name).name
-    except IncompleteModelError:
-        return None
-
-
 def _facts(context: Context, dataset: DataFile | None, model: str | None) -> dict[str, Message | str | None]:
     """The facts that both must share, as a person is told them; None where one is not known, which agrees with all."""
     cap_bytes = context.vram_cap_bytes
@@ -97,9 +89,11 @@ def _present_model(recorded: ModelChoice, setup: Setup) -> str:
         place = str(folder.resolve()) if folder.is_dir() else asked  # as H-1 records it
         if place != recorded.name:
             return place
-    if recorded.revision is None:
-        return recorded.name
-    return _named(recorded.name, cached_revision(recorded.name) or recorded.revision)
+    revision = recorded.revision
+    if revision is not None:
+        with contextlib.suppress(IncompleteModelError):  # no whole copy is in the cache
+            revision = model_files.cached_model(model_files.default_cache_dir(), recorded.name).name
+    return _named(recorded.name, revision)
 
 
 def _named(name: str, revision: str | None) -> str:
@@ -212,11 +206,8 @@ def tell(runs: Path, record: Record, *, with_figures: bool = True) -> Path:
     The summary is written also where the Markdown can't be, and not where another record of its kind was run since:
     programs read the verdict of the newest run.
     """
-    outlook, path, (history, samples) = (
-        production_outlook(record),
-        report_path(record, runs.parent),
-        _told(runs, record),
-    )
+    outlook, path = production_outlook(record), report_path(record, runs.parent)
+    history, samples = _told(runs, record)
     try:
         path = write_report(record, history, path, samples=samples, with_figures=with_figures, outlook=outlook)
     finally:
@@ -329,8 +320,6 @@ class Interruption:
 
 
 STEP_SUMMARY_ENV = "GITHUB_STEP_SUMMARY"
-STEP_SUMMARY_BYTES = 1 << 20  # of one step; GitHub drops all of it where there is more (docs: workflow commands)
-_NOTE_BYTES = 4096  # room for the note that says what was left out
 
 
 def stage_properties(result: StageResult, report: Path | None) -> tuple[tuple[str, str], ...]:
@@ -348,30 +337,11 @@ def stage_properties(result: StageResult, report: Path | None) -> tuple[tuple[st
     return tuple((name, str(value)) for name, value in known.items() if value is not None)
 
 
-def append_step_summary(record: Record, report: Path | None, path: Path) -> None:
-    """Add the report's sections to a job's summary, as many whole ones as have room; raises OSError."""
+def append_step_summary(record: Record, path: Path) -> None:
+    """Add the report's sections to a job's summary; raises OSError."""
     from steph.tell.page import mask_for  # with what renders HTML, which a run without a CI server does not need
 
-    room_bytes = STEP_SUMMARY_BYTES - (path.stat().st_size if path.exists() else 0)
-    made = parts(record, outlook=production_outlook(record))
-    mask = mask_for("\n".join(part.text for part in made))  # the page is read by others than the machine's own people
+    told = "\n".join(part.text for part in parts(record, outlook=production_outlook(record)))
+    mask = mask_for(told)  # the page is read by others than the machine's own people
     with path.open("a", encoding="utf-8") as page:
-        page.write(fitting([mask(part.text) for part in made], room_bytes, report))
-
-
-def fitting(sections: Sequence[str], room_bytes: int, report: Path | None) -> str:
-    """The sections in their order, each whole or not at all, and a note where one had no room."""
-    room_bytes -= _NOTE_BYTES
-    if room_bytes < 0:  # even the note would cost the page what others wrote
-        return ""
-    kept = []
-    for section in sections:
-        size_bytes = len(section.encode()) + 1
-        if size_bytes <= room_bytes:
-            kept.append(section)
-            room_bytes -= size_bytes
-    left_out = len(sections) - len(kept)
-    if left_out:
-        whole = verbatim(f"`{report}`") if report else say("ci.no_report")
-        kept.append(f"({say('ci.left_out', sections=left_out, report=whole)})\n")
-    return "\n".join(kept)
+        page.write(mask(told))
