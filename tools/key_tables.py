@@ -108,7 +108,7 @@ def doctor_sections(language: Language) -> str:
         only = f" {text('doctor.page.gpu_only', language)}" if kind.gpu_only else ""
         rows = ""
         for key, weight in kind.troubles.items():
-            level = f"{weight.value[0]}, **{certain}**" if weight is CERTAIN else weight.value[0]
+            level = f"{weight[0]}, **{certain}**" if weight is CERTAIN else weight[0]
             rows += f"| {level} | {kind.words(f'{key}.when', language)} | {kind.words(f'{key}.remedy', language)} |\n"
         sections.append(f"## {kind.id}\n\n{looks_at}{only}\n\n| | {when} | {remedy} |\n|---|---|---|\n{rows}")
     return "\n".join(sections)

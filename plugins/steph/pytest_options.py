@@ -45,16 +45,11 @@ _ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 def add_options(parser: pytest.Parser) -> None:
     """Each row of the table as an option and as an ini key."""
     group = parser.getgroup("steph", "StepH: hardware acceptance of a fine-tuning pipeline")
-    for option in OPTIONS:
-        default = f" (default: {option.default})" if option.default else ""
-        text = f"{option.help}{default}"
+    for option in (*OPTIONS, *REPLACED):
+        text = f"{option.help} (default: {option.default})" if option.default else option.help
         action: dict[str, Any] = {"action": "store_const", "const": "true"} if option.is_flag else {"metavar": "VALUE"}
-        group.addoption(option.flag, dest=option.key, default=None, help=text, **action)
-        parser.addini(option.key, text, default="")
-    for option in REPLACED:
-        flag = {"action": "store_const", "const": "true"} if option.is_flag else {}
-        group.addoption(option.flag, dest=option.key, default=None, help=argparse.SUPPRESS, **flag)
-        parser.addini(option.key, "(gone)", default="")
+        group.addoption(option.flag, dest=option.key, default=None, help=text or argparse.SUPPRESS, **action)
+        parser.addini(option.key, text or "(gone)", default="")
 
 
 def options_and_profile(config: pytest.Config) -> tuple[Options, Profile]:

@@ -96,7 +96,11 @@ def say(message_id: str, /, **values: object) -> Message:
     if not has_message(message_id):
         raise KeyError(message_id)
     # not validated: the parts are what they must be, and a Ctrl-C in the middle of pydantic's look would be swallowed
-    return Message.model_construct(id=message_id, values={name: _part(value) for name, value in values.items()})
+    parts = {
+        name: tuple(map(_one, value)) if isinstance(value, Sequence) and not isinstance(value, str) else _one(value)
+        for name, value in values.items()
+    }
+    return Message.model_construct(id=message_id, values=parts)
 
 
 def phrase(message_id: str, /, **values: object) -> str:
@@ -114,12 +118,6 @@ def words_of(error: BaseException) -> Message:
     return error.args[0] if error.args and isinstance(error.args[0], Message) else verbatim(error)
 
 
-def _part(value: object) -> Part:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(map(_one, value))
-    return _one(value)
-
-
 def _one(value: object) -> One:
     if isinstance(value, BaseException):
         return words_of(value)
@@ -131,13 +129,13 @@ def _one(value: object) -> One:
 
 
 class _Formatter(string.Formatter):
-    """Puts values into a pattern of one language; a placeholder without a value is shown by its name."""
+    """Puts values into a pattern of one language; a placeholder without a value is an error, or shown by its name."""
 
-    def __init__(self, language: Language) -> None:
-        self.language = language
+    def __init__(self, language: Language, *, is_strict: bool = False) -> None:
+        self.language, self.is_strict = language, is_strict
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401
-        return kwargs.get(str(key), f"[{key}]")
+        return kwargs[str(key)] if self.is_strict else kwargs.get(str(key), f"[{key}]")
 
     def format_field(self, value: Any, format_spec: str) -> str:  # noqa: ANN401
         if isinstance(value, Message):
@@ -152,13 +150,6 @@ class _Formatter(string.Formatter):
         if "|" in format_spec:
             return f"{value:,} {format_spec.split('|')[value != 1]}"
         return format(value, format_spec)
-
-
-class _StrictFormatter(_Formatter):
-    """The same, where a placeholder without a value is an error."""
-
-    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401
-        return kwargs[str(key)]
 
 
 _in_use: Language = "ja"
@@ -211,7 +202,7 @@ def text(message_id: str, language: Language | None = None, values: Mapping[str,
     Raises KeyError where the catalog has no such id, or `values` lacks a placeholder of its text.
     """
     language = language or _in_use
-    return _StrictFormatter(language).vformat(catalog(language)[message_id], (), values or {})
+    return _Formatter(language, is_strict=True).vformat(catalog(language)[message_id], (), values or {})
 
 
 def placeholders(pattern: str) -> frozenset[str]:

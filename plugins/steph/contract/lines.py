@@ -293,7 +293,12 @@ def parse_evaluation(stdout: str, counted: tuple[int, int] | None = None) -> Eva
     block = next((one for one in reversed(blocks) if counted and one.figures[:2] == counted), None)
     block = block or (blocks[-1] if blocks else _Block(0, len(lines), {}))
     before = max((other.end for other in blocks if other.end <= block.start), default=0)
-    setup = _last_matches(lines, before, block.start, _SETUP)
+    setup: _Found = {
+        key: (number, match)
+        for number in range(before, block.start)
+        for key, pattern in _SETUP.items()
+        if (match := pattern.search(lines[number]))
+    }
     above = lines[before : block.start] if blocks else lines
     anywhere = {**_SETUP, KeyLine.SAVED_TO: _RESULT[KeyLine.SAVED_TO]}
     found = _first_matches(lines, 0, len(lines), anywhere) | setup | block.found
@@ -387,16 +392,6 @@ def _first_matches(lines: tuple[str, ...], start: int, end: int, patterns: dict[
             if key not in found and (match := pattern.search(lines[number])):
                 found[key] = (number, match)
     return found
-
-
-def _last_matches(lines: tuple[str, ...], start: int, end: int, patterns: dict[KeyLine, re.Pattern[str]]) -> _Found:
-    hits = (
-        (key, (number, match))
-        for number in range(start, end)
-        for key, pattern in patterns.items()
-        if (match := pattern.search(lines[number]))
-    )
-    return dict(hits)
 
 
 def _accuracy(match: re.Match[str]) -> tuple[float, float]:

@@ -18,10 +18,6 @@ class OptionError(ValueError):
     """An option's value can't be used; the message names the option, the value and what is allowed."""
 
 
-def _never(text: str, path: Path) -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Option:
     """One line of the table; `is_path` says of a value, as typed and as the path it would be, whether it is one."""
@@ -30,7 +26,7 @@ class Option:
     help: str
     default: str = ""
     is_flag: bool = False
-    is_path: Callable[[str, Path], bool] = _never
+    is_path: Callable[[str, Path], bool] = lambda *_: False
 
     @property
     def flag(self) -> str:
@@ -81,18 +77,7 @@ REPORT = Option(
     "report", "folder for the report and runs/, or the Markdown file itself", "reports", is_path=lambda *_: True
 )
 LANGUAGE = Option("language", "language of report, pictures and terminal: ja or en (default: the profile's, else ja)")
-OPTIONS = (
-    PROFILE,
-    PIPELINE_ROOT,
-    PIPELINE_PYTHON,
-    MODEL,
-    TWIN,
-    VRAM_CAP,
-    CALIBRATE,
-    NO_PREDICT,
-    REPORT,
-    LANGUAGE,
-)
+OPTIONS = tuple(option for option in vars().values() if isinstance(option, Option))
 
 
 # what earlier versions had, and the message of what a person does now; a run refuses an option of this name

@@ -149,6 +149,10 @@ def _row(raw: Mapping[str, Any], task: str, metric: str, config: object, form: R
             expected = target if target.isdigit() else str(labels.index(target.strip())) if is_choice else ""
     elif texts:
         predicted, expected = "unknown" if texts[0] == _UNREAD else plain_label(texts[0]), plain_label(target)
+    resps = raw.get("resps")  # what the model wrote, before a filter took its part of it
+    first = resps[0] if isinstance(resps, list) and resps else None
+    inner = first[0] if isinstance(first, list) and first else first
+    response = inner if isinstance(inner, str) else next(iter(texts), "")
     question: object = value_at(raw, form.row["question"]) if "question" in form.row else None
     if "question" not in form.row and isinstance(doc, Mapping):  # the document's, where the prompt holds it as it is
         own = [doc[key] for key in QUESTION_KEYS if isinstance(doc.get(key), str)]
@@ -160,7 +164,7 @@ def _row(raw: Mapping[str, Any], task: str, metric: str, config: object, form: R
         predicted_answer=predicted,
         is_correct=score is not None and score >= 1,
         score=score,
-        response=None if likelihoods else _response(raw, texts),
+        response=None if likelihoods else response,
         task=task,
         prompt=prompt or None,
     )
@@ -188,11 +192,3 @@ def _likelihoods(answers: object) -> list[float]:
         except (TypeError, ValueError):
             return []
     return found
-
-
-def _response(raw: Mapping[str, Any], texts: Sequence[str]) -> str:
-    """The text that the model wrote, before a filter took its part of it."""
-    resps = raw.get("resps")
-    first = resps[0] if isinstance(resps, list) and resps else None
-    inner = first[0] if isinstance(first, list) and first else first
-    return inner if isinstance(inner, str) else next(iter(texts), "")

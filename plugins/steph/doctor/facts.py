@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import StrEnum
 
 from pydantic import ConfigDict, Field
 
@@ -45,15 +45,8 @@ class Line:
     is_certain: bool = False
 
 
-class Weight(Enum):
-    """How much a trouble weighs."""
-
-    WARN = (Level.WARN, False)
-    FAIL = (Level.FAIL, False)
-    CERTAIN = (Level.FAIL, True)  # a run is certain to fail as well: what the gate stops
-
-
-WARN, FAIL, CERTAIN = Weight
+# how much a trouble weighs, and whether a run is certain to fail as well: what the gate stops
+WARN, FAIL, CERTAIN = (Level.WARN, False), (Level.FAIL, False), (Level.FAIL, True)
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class DoctorCheck:
     """
 
     id: str
-    troubles: Mapping[str, Weight]
+    troubles: Mapping[str, tuple[Level, bool]]
     gpu_only: bool = False
 
     def words(self, key: str, language: Language | None = None) -> str:
@@ -81,7 +74,7 @@ class DoctorCheck:
 
     def trouble(self, key: str, *said: Message | str) -> Line:
         """The line of a check that does not hold; KeyError for a trouble that is not in the table."""
-        level, is_certain = self.troubles[key].value
+        level, is_certain = self.troubles[key]
         return Line(self.id, level, _one_line(said), self.words(f"{key}.remedy"), is_certain)
 
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -205,20 +206,18 @@ def read_gpu() -> GpuFacts:
 
 def read_root(options: Options, profile: Profile) -> RootFacts:
     """The pipeline root's inputs, checked as a run checks them, and the interpreter of its scripts."""
-    root = options.pipeline_root
-    facts = RootFacts(str(root))
+    facts = RootFacts(str(options.pipeline_root))
     try:
         found = read_inputs(options, profile, tuple(StageId))
         has_script = "train_script" in passed_names(found.description.train)
-        script = str(root / found.description.paths.train_script) if has_script else None
-        facts = RootFacts(str(root), dataset=found.dataset, train_script=script)
+        script = str(options.pipeline_root / found.description.paths.train_script) if has_script else None
+        facts = replace(facts, dataset=found.dataset, train_script=script)
     except (ProfileError, InputError) as error:
-        facts = RootFacts(str(root), error=str(error))
+        facts = replace(facts, error=str(error))
     try:
-        python, python_error = pipeline_python(options, root), None
+        return replace(facts, python=pipeline_python(options, options.pipeline_root))
     except InputError as error:
-        python, python_error = None, str(error)
-    return RootFacts(facts.root, facts.error, facts.dataset, facts.train_script, python, python_error)
+        return replace(facts, python_error=str(error))
 
 
 def read_busy(root: Path, device: Device | None) -> Busy:

@@ -26,12 +26,7 @@ from steph.base.terms import (
     Verdict,
 )
 from steph.base.units import highest
-from steph.record.settings import (
-    Context,
-    DataFile,
-    EvalSettings,
-    TrainSettings,
-)
+from steph.record.settings import Context, DataFile, EvalSettings, TrainSettings
 
 RECORD_VERSION = 2  # 1: release 0.1.0, whose journals are read as well
 
@@ -413,9 +408,7 @@ class Session(Value):
     started_at: str
     command: tuple[str, ...]
     stages: tuple[AnyStage, ...]
-    report_name: str | None = (
-        None  # of the Markdown file beside `runs/`; None: the one that goes with the record's kind
-    )
+    report_name: str | None = None  # of the Markdown file beside `runs/`; None: the one of the record's kind
     ended_at: str | None = None
     exit_status: int | None = None
     verdicts: dict[AnyStage, Verdict] = Field(default_factory=dict)

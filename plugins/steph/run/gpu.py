@@ -197,22 +197,11 @@ def capped_alloc_conf(existing: Mapping[str, str], fraction: float) -> dict[str,
     asked = {name: existing.get(name, "") for name in ALLOC_CONF if name == OLD_ALLOC_CONF or name in existing}
     changed = {}
     for name, conf in asked.items():
-        kept = [entry for entry in _conf_entries(conf) if entry.partition(":")[0].strip() != _FRACTION_KEY]
+        # `key:value,…`, whose values may hold `[…,…]`
+        entries = filter(None, map(str.strip, re.findall(r"(?:\[[^\]]*\]|[^,])+", conf)))
+        kept = [entry for entry in entries if entry.partition(":")[0].strip() != _FRACTION_KEY]
         changed[name] = ",".join([*kept, f"{_FRACTION_KEY}:{fraction:.6f}"])
     return changed
-
-
-def _conf_entries(conf: str) -> list[str]:
-    """The entries of `key:value,…`, whose values may hold `[…,…]`."""
-    entries = [""]
-    depth = 0
-    for character in conf:
-        depth += (character == "[") - (character == "]")
-        if character == "," and depth == 0:
-            entries.append("")
-        else:
-            entries[-1] += character
-    return [entry.strip() for entry in entries if entry.strip()]
 
 
 @dataclass(frozen=True)

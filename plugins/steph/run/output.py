@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,6 +124,7 @@ def _files(folder: Path, name: str) -> list[tuple[int, Path]]:
     return found + sorted((int(path.name.rpartition("-")[2].removesuffix(".log")), path) for path in tails)
 
 
+@dataclass
 class Exit:
     """How the child ended; times are CLOCK_MONOTONIC seconds, comparable across processes.
 
@@ -132,27 +134,15 @@ class Exit:
     names the first of those that a child which ended by itself left running ("sleep (pid 7)").
     """
 
-    def __init__(
-        self,
-        child_pid: int,
-        started_monotonic: float,
-        by_itself: bool = True,
-        returncode: int | None = None,
-        ended_monotonic: float | None = None,
-        killed_descendants: int = 0,
-        left_alive: int = 0,
-        dropped_bytes: int = 0,
-        left_behind: tuple[str, ...] = (),
-    ) -> None:
-        self.child_pid = child_pid
-        self.started_monotonic = started_monotonic
-        self.by_itself = by_itself
-        self.returncode = returncode
-        self.ended_monotonic = ended_monotonic
-        self.killed_descendants = killed_descendants
-        self.left_alive = left_alive
-        self.dropped_bytes = dropped_bytes
-        self.left_behind = tuple(map(str, left_behind))
+    child_pid: int
+    started_monotonic: float
+    by_itself: bool = True
+    returncode: int | None = None
+    ended_monotonic: float | None = None
+    killed_descendants: int = 0
+    left_alive: int = 0
+    dropped_bytes: int = 0
+    left_behind: tuple[str, ...] = ()
 
 
 def is_written(folder: Path) -> bool:
@@ -163,7 +153,8 @@ def is_written(folder: Path) -> bool:
 def read_exit(folder: Path) -> Exit | None:
     """How the folder's child ended; None where no supervisor lived to say it, or the file is none of its."""
     try:
-        return Exit(**json.loads((folder / _EXIT_FILE).read_bytes()))
+        found = Exit(**json.loads((folder / _EXIT_FILE).read_bytes()))
+        return replace(found, left_behind=tuple(map(str, found.left_behind)))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -86,20 +86,16 @@ class _Figure(NamedTuple):
     more_is_better: bool = False
 
 
-def _gib(size: float) -> str:
-    return units.gib(int(size))
-
-
 _FIGURES = {
     "h2_seconds": _Figure(units.duration, NOISE_SECONDS),
     "h2_attempts": _Figure("{:.0f}".format),
     "h2_last": _Figure(units.duration, NOISE_SECONDS),
     "h2_speed": _Figure("{:,.0f}".format, more_is_better=True),
-    "h2_peak": _Figure(_gib),
-    "h2_torch": _Figure(_gib),
+    "h2_peak": _Figure(units.gib),
+    "h2_torch": _Figure(units.gib),
     "h2_loss": _Figure("{:.4f}".format),
     "h3_seconds": _Figure(units.duration, NOISE_SECONDS),
-    "h3_peak": _Figure(_gib),
+    "h3_peak": _Figure(units.gib),
 }
 
 
@@ -218,10 +214,8 @@ def _conclusion(comparison: Comparison) -> str:
 
 def _carried_over(comparison: Comparison) -> str:
     """Say what both have, and of two cards that their figures are their own; empty where nothing is the same."""
-    said = [say("compare.same", names=comparison.same)] if comparison.same else []
-    if comparison.is_other_card:
-        said.append(say("compare.other_card"))
-    return " ".join(map(str, said))
+    same = phrase("compare.same", names=comparison.same) if comparison.same else ""
+    return " ".join(filter(None, (same, text("compare.other_card") if comparison.is_other_card else "")))
 
 
 def as_markdown(comparison: Comparison) -> str:

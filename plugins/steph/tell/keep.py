@@ -85,7 +85,7 @@ def digest_of(text: str) -> str:
 
 def blocks_in(existing: bytes) -> tuple[Block, ...]:
     """Find every generated part with both its marks, copies included, in the file's order."""
-    return _blocks(_lines(_text(existing)))
+    return _blocks(_lines(existing.decode("utf-8", "surrogateescape")))
 
 
 def merge(existing: bytes | None, parts: Sequence[Part]) -> bytes:
@@ -94,7 +94,7 @@ def merge(existing: bytes | None, parts: Sequence[Part]) -> bytes:
     A part that a person edited is moved out below itself first. A part that has no place of its own, or several, is
     written at the end.
     """
-    text = _text(existing or b"")
+    text = (existing or b"").decode("utf-8", "surrogateescape")
     lines = _lines(text)
     newline = "\r\n" if text.count("\r\n") * 2 > text.count("\n") else "\n"
     marks = _marks(lines)
@@ -118,10 +118,6 @@ def merge(existing: bytes | None, parts: Sequence[Part]) -> bytes:
             whole += newline if whole.endswith("\n") else newline * 2
         whole += added
     return whole.encode("utf-8", "surrogateescape")
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
 
 
 def _lines(text: str) -> list[str]:

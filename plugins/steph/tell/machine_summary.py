@@ -41,9 +41,7 @@ class StageFigures(Value):
 
     attempts: int = 0
     peak_device_bytes: int | None = None  # of the fullest card, of all processes, by NVML
-    peak_own_bytes: int | None = (
-        None  # of the attempt alone: without what was used before, and without what others took
-    )
+    peak_own_bytes: int | None = None  # of the attempt alone: without what was there before, or others took
     peak_reserved_bytes: int | None = None  # by torch's allocator, of the fullest process
     peak_allocated_bytes: int | None = None
     tokens_per_second: float | None = None
