@@ -88,13 +88,8 @@ PLAIN_TURNS = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
-TURN_ENDS = (
-    "<|eot_id|>",
-    "<end_of_turn>",
-    "<|end|>",
-    "<|im_end|>",
-    "<|return|>",
-)  # Llama 3, Gemma, Phi, ChatML, gpt-oss
+# of Llama 3, Gemma, Phi, ChatML, gpt-oss
+TURN_ENDS = ("<|eot_id|>", "<end_of_turn>", "<|end|>", "<|im_end|>", "<|return|>")
 # Qwen2Tokenizer's own: transformers 5 loads every qwen model's tokenizer.json as that class and splits text by this,
 # so a tokenizer trained otherwise would count other tokens than the model gets
 QWEN_WORDS = (

@@ -129,7 +129,7 @@ def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attem
         lost = attempt.changed(
             seconds=time.time() - started_unix,
             ended_by=EndedBy.SUITE_ERROR if isinstance(error, Exception) else EndedBy.INTERRUPTED,
-            last_lines=_last_lines(folder),
+            last_lines=tuple(output.tail_lines(folder, LAST_LINES)),
         )
         journal.append(AttemptEnded(at=now(), attempt=lost))
         raise
@@ -155,7 +155,8 @@ def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attem
             complete = judge(left)
         # an exception that a program printed, to end with 0 all the same, is read there too
         if not complete.ended_well or (complete.checks and checks_verdict(complete.checks)):
-            complete = complete.changed(traceback=first_traceback(text), last_lines=_last_lines(folder))
+            last = tuple(output.tail_lines(folder, LAST_LINES))
+            complete = complete.changed(traceback=first_traceback(text), last_lines=last)
     finally:  # where reading or judging breaks, what was measured stays, unjudged and never green
         journal.append(AttemptEnded(at=now(), attempt=complete))
     return complete
@@ -214,10 +215,6 @@ def in_a_row(commands: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         return commands[0]
     as_it_failed = "status=$?; ulimit -c 0; [ $status -gt 128 ] && kill -$((status - 128)) $$; exit $status"
     return ("sh", "-c", f"{' && '.join(first)} || {{ {as_it_failed}; }}; exec {last}")
-
-
-def _last_lines(folder: Path) -> tuple[str, ...]:
-    return tuple(output.tail_lines(folder, LAST_LINES))
 
 
 def side_folder(run: StageRun, name: str) -> Path:

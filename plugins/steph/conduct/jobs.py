@@ -105,14 +105,11 @@ class TrainingJob:
             model_name=model.name,
             settings=settings,
             limit_seconds=self.run.left_seconds(self.setup.profile.limits.train_attempt_seconds),
+            longest_row_tokens=rows.longest_tokens if rows else None,
+            mean_row_tokens=rows.mean_tokens if rows else None,
+            longest_answer_tokens=rows.longest_answer_tokens if rows else None,
             production=whole,
         )
-        if rows is not None:
-            attempt = attempt.changed(
-                longest_row_tokens=rows.longest_tokens,
-                mean_row_tokens=rows.mean_tokens,
-                longest_answer_tokens=rows.longest_answer_tokens,
-            )
         return attempt, self._call(model.name, settings, output_only=output_only)
 
     def judged(

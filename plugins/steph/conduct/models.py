@@ -36,6 +36,7 @@ from steph.run.model_files import IncompleteModelError
 
 TWIN_SCRIPT = Path(__file__).parents[1] / "child" / "twin.py"
 TEXTS = (".json", ".jsonl")
+QWEN_TOKENS = 151_665  # of the tokenizer that Qwen1.5 to Qwen3 share, its added tokens included
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ def make_twin(run: StageRun, name: str) -> ModelChoice | NoModel:
 
 def tokenizer_of(setup: Setup, source: TwinSource) -> Tokenizer:
     """The model's own where it is there, a Qwen model's from anywhere on this disk, else one trained on the texts."""
-    folder = source.tokenizer
-    if folder is None and source.takes_qwens and not source.shrink:
+    folder, config = source.tokenizer, source.config
+    takes_qwens = str(config["model_type"]).startswith("qwen") and int(config.get("vocab_size", 0)) >= QWEN_TOKENS
+    if folder is None and takes_qwens and not source.shrink:
         try:
             folder = find_qwen_tokenizer()
         except ValueError as error:  # of the environment variable that names one

@@ -36,7 +36,6 @@ from steph.run.journal import Journal
 from steph.run.runner import Progress
 
 CACHE_ENV = "STEPH_CACHE"
-QWEN_TOKENS = 151_665  # of the tokenizer that Qwen1.5 to Qwen3 share, its added tokens included
 
 
 @dataclass(frozen=True)
@@ -241,12 +240,6 @@ class TwinSource:
     config: Mapping[str, Any]
     tokenizer: Path | None
     shrink: bool
-
-    @property
-    def takes_qwens(self) -> bool:
-        """Whether it is of the family whose tokenizer all models share, and has room for its tokens."""
-        has_room = int(self.config.get("vocab_size", 0)) >= QWEN_TOKENS
-        return has_room and str(self.config["model_type"]).startswith("qwen")
 
     @property
     def title(self) -> str:

@@ -123,13 +123,10 @@ def _ask_twice(
         if attempt.evaluation and attempt.evaluation.output_path:
             with contextlib.suppress(UnreadableError):
                 rows = read_lawqa(setup.root / attempt.evaluation.output_path).results
-        is_with = variant is WITH
-        drawn = material.secrets
-        heart = (
-            checks_extended.remembered_check(rows, drawn, losses, most)
-            if is_with
-            else checks_extended.unknown_check(rows, drawn)
-        )
+        if variant is WITH:
+            heart = checks_extended.remembered_check(rows, material.secrets, losses, most)
+        else:
+            heart = checks_extended.unknown_check(rows, material.secrets)
         if heart.holds is None and rows is not None:
             return _unmeasured(heart.message, (*checks, heart))
         worst: dict[str, Check] = {}  # one check of each id, the worst of several runs
@@ -414,7 +411,11 @@ class Conductor:
                 return Outcome(Verdict.BLOCKED, say(why, stage=needed, verdict=verdict))
             if record.results[needed].stale:
                 return Outcome(Verdict.BLOCKED, say("blocked.stale", stage=needed))
-        last = newest_of_session(record)  # of whatever stage: the card must not hold its memory any more
+        # of whatever stage of this session: the card must not hold its memory any more
+        since = record.sessions[-1].started_at if record.sessions else ""
+        newest = (result.newest_attempt for result in record.results.values())
+        own = (attempt for attempt in newest if attempt is not None and attempt.started_at >= since)
+        last = max(own, key=lambda attempt: attempt.started_at, default=None)
         if last is None or last.memory_returned is not False or is_back(last.device_peaks):
             return None
         return Outcome(Verdict.BLOCKED, say("blocked.memory_held", stage=last.stage))
@@ -432,11 +433,3 @@ class Conductor:
         self.journal.append(ended)
         self.console.line(f"{stage} {outcome.verdict}: {outcome.explanation}")
         self._tell(self.journal.record())
-
-
-def newest_of_session(record: Record) -> Attempt | None:
-    """The attempt that the record's newest session began last."""
-    since = record.sessions[-1].started_at if record.sessions else ""
-    newest = (result.newest_attempt for result in record.results.values())
-    own = (attempt for attempt in newest if attempt is not None and attempt.started_at >= since)
-    return max(own, key=lambda attempt: attempt.started_at, default=None)

@@ -164,11 +164,6 @@ def _sum_bytes(parts: Iterable[Term]) -> int:
     return sum(term.size_bytes for term in parts)
 
 
-def moving_bytes(shape: ModelShape, work: Workload) -> int:
-    """Peak of the memory that a step allocates and frees again, in bytes."""
-    return _sum_bytes(_highest_moment(shape, work, BUILT_IN_CONSTANTS))
-
-
 def predict_unknown(shape: ModelShape, work: Workload, constants: Constants = BUILT_IN_CONSTANTS) -> Forecast:
     """The forecast where nobody said how the trainer uses memory: its interval holds each known one's, with and without
     recompute.
