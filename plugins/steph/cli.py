@@ -205,8 +205,7 @@ def _compare_machines(folder: Path, threshold: float, *, as_markdown: bool) -> i
     if not found:
         raise _failed(phrase("record.none_readable", folder=folder))
     rows = comparing.machines(found, threshold)
-    said = comparing.machines_markdown if as_markdown else comparing.machines_text
-    typer.echo(said(rows, threshold), nl=False)
+    typer.echo(comparing.machines_told(rows, threshold, as_markdown=as_markdown), nl=False)
     return int(any(row.outliers or not row.is_green for row in rows))
 
 

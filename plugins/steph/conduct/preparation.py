@@ -324,7 +324,9 @@ def _require_section(root: Path, section: Train | Evaluate, script: str, options
     python = pipeline_python(options, root)
     values = {"python": python, "bin": str(Path(python).parent), "root": str(root), "launch": python}
     for command in (*section.before, section.command or (), *section.after):
-        inputs.require_program(root / section.cwd, filled(command[0], values), name)
+        word = filled(command[0], values)  # a path, or a name on PATH
+        if not ((root / section.cwd / word).is_file() if "/" in word else shutil.which(word)):
+            raise InputError(say("input.no_program", section=name, word=word))
 
 
 HEARTBEAT_SECONDS = 30.0

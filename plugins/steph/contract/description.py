@@ -177,11 +177,9 @@ class ConfigFile(Value):
         return self.template if self.file is None else str(folder / self.file)
 
 
-def _as_table(config: object) -> object:
-    return {"template": config} if isinstance(config, str) else config
-
-
-Config = Annotated[ConfigFile | None, BeforeValidator(_as_table)]
+Config = Annotated[
+    ConfigFile | None, BeforeValidator(lambda config: {"template": config} if isinstance(config, str) else config)
+]
 
 
 class _Given(Value):

@@ -283,16 +283,6 @@ def _as_usual(row: object) -> object:
     return row | known | ({"is_correct": bool(flag)} if type(flag) is int and flag in (0, 1) else {})
 
 
-def tell_the_same(one: Results, other: Results) -> bool:
-    """Whether two files tell the same, or the second is of the base model, evaluated beside the tuned one."""
-    if one.config.lora_path and "lora_path" in other.config.model_fields_set and not other.config.lora_path:
-        return True
-    mine, theirs = (
-        [(row.question, row.predicted_answer, row.is_correct) for row in results.results] for results in (one, other)
-    )
-    return one.summary == other.summary and mine == theirs
-
-
 MOST_PATH_CHARS = 1000
 _DATED = r"(?:\d{8}-\d{4}(?:\d{2})?_)?"  # what a script may put before the asked name
 
@@ -417,9 +407,12 @@ def _tells(root: Path, path: Path, form: ResultsForm, content: Results) -> bool:
     other = _read_or_none(root, path, form)
     if other is None:
         return False
-    if form.format == "lawqa":
-        return tell_the_same(content, other)
     one, another = content.config, other.config
+    if form.format == "lawqa":
+        if one.lora_path and "lora_path" in another.model_fields_set and not another.lora_path:
+            return True
+        answers = ([(r.question, r.predicted_answer, r.is_correct) for r in each.results] for each in (content, other))
+        return content.summary == other.summary and next(answers) == next(answers)
     if (one.lora_path, one.hf_model_name) != (another.lora_path, another.hf_model_name):
         return True
     return other.scores == content.scores

@@ -460,9 +460,5 @@ def _reason(item: ErrorDetails) -> Message:
         must = verbatim(item["msg"])
     if kind == "less_than_equal" and item["loc"][-1] in _NOT_HERE:
         must = say(_NOT_HERE[str(item["loc"][-1])], must=must)
-    return must if isinstance(value, dict) else say("setting.refused", value=_shown(value), must=must)
-
-
-def _shown(value: object) -> str:
-    """As it is written in TOML, where Python has another word for it."""
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)  # as TOML has it
+    return must if isinstance(value, dict) else say("setting.refused", value=shown, must=must)

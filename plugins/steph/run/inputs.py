@@ -56,13 +56,6 @@ def require_script(root: Path, relative: str, key: str) -> None:
         raise InputError(say("input.no_script", path=root / relative, key=key))
 
 
-def require_program(root: Path, word: str, section: str) -> None:
-    """Raise InputError where a command's first word is no program: a path from the root, or a name on PATH."""
-    found = (root / word).is_file() if "/" in word else shutil.which(word) is not None
-    if not found:
-        raise InputError(say("input.no_program", section=section, word=word))
-
-
 def require_outputs_apart(root: Path, description: Description, reports: Path) -> None:
     """Raise InputError where an output's path holds anything else: all that lies there is moved before an attempt."""
     paths = description.paths

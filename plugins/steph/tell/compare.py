@@ -335,22 +335,15 @@ def _machines_conclusion(rows: Sequence[Machine], threshold_ratio: float) -> str
     return phrase("machines.conclusion", failed=failed, outliers=outliers, rule=rule)
 
 
-def _machine_titles() -> list[str]:
+def machines_told(rows: Sequence[Machine], threshold_ratio: float, *, as_markdown: bool) -> str:
+    """The rows with what they come to and the rule, as Markdown or for a terminal."""
     names = ("machine", "card", "result", "settings", "speed", "peak", "outlier")
-    return [text(f"machines.column.{name}") for name in names]
-
-
-def machines_text(rows: Sequence[Machine], threshold_ratio: float) -> str:
-    """The rows for a terminal, with what they come to and the rule."""
-    lines = columns(_machine_titles(), [_cells(row) for row in rows])
-    return "\n".join([*lines, "", _machines_conclusion(rows, threshold_ratio)]) + "\n"
-
-
-def machines_markdown(rows: Sequence[Machine], threshold_ratio: float) -> str:
-    """The rows as Markdown."""
-    made = table(_machine_titles(), [_cells(row) for row in rows], align="llllrrl")
-    title = Markdown(f"# {text('machines.title')}")
-    return joined((title, Markdown(f"**{inline(_machines_conclusion(rows, threshold_ratio))}**"), made)) + "\n"
+    titles, cells = [text(f"machines.column.{name}") for name in names], [_cells(row) for row in rows]
+    conclusion = _machines_conclusion(rows, threshold_ratio)
+    if not as_markdown:
+        return "\n".join([*columns(titles, cells), "", conclusion]) + "\n"
+    title, made = Markdown(f"# {text('machines.title')}"), table(titles, cells, align="llllrrl")
+    return joined((title, Markdown(f"**{inline(conclusion)}**"), made)) + "\n"
 
 
 # a listing's columns by the ids of their titles; of a record that can't be read most are empty

@@ -41,7 +41,12 @@ def as_page(title: str, markdown: str, pictures: Mapping[str, str]) -> str:
 
     mask = mask_for(markdown)
     environment = Environment(loader=PackageLoader("steph.tell"), autoescape=True, trim_blocks=True)
-    body = _renderer(mask, {name: _data_uri(svg, mask) for name, svg in pictures.items()}).render(markdown)
+    shown = {}
+    for name, svg in pictures.items():
+        plain = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
+        masked = re.sub(r"(?<=>)[^<>]+(?=<)", lambda words: mask(words[0]), plain)
+        shown[name] = f"data:image/svg+xml;base64,{b64encode(masked.encode('utf-8', 'replace')).decode()}"
+    body = _renderer(mask, shown).render(markdown)
     return environment.get_template("page.html.j2").render(
         body=Markup(body),  # noqa: S704 - every text in it was escaped by the renderer
         generator=Markup(GENERATOR),  # noqa: S704
@@ -49,12 +54,6 @@ def as_page(title: str, markdown: str, pictures: Mapping[str, str]) -> str:
         title=mask(title),
         clean=text("html.clean"),
     )
-
-
-def _data_uri(svg: str, mask: Callable[[str], str]) -> str:
-    without_comments = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
-    shown = re.sub(r"(?<=>)[^<>]+(?=<)", lambda words: mask(words[0]), without_comments)
-    return f"data:image/svg+xml;base64,{b64encode(shown.encode('utf-8', 'replace')).decode()}"
 
 
 def _renderer(mask: Callable[[str], str], pictures: Mapping[str, str]) -> MarkdownIt:
