@@ -62,13 +62,9 @@ def unknown_placeholder(texts: Iterable[str], known: Iterable[str]) -> Message |
 
 def filled(text: str, values: Mapping[str, str]) -> str:
     """A text with its placeholders replaced; a name without a value stays as it is."""
-
-    def value(found: re.Match[str]) -> str:
-        if found["escaped"]:
-            return f"{{{found['escaped']}}}"
-        return values.get(found["name"], found[0])
-
-    return _NAMED.sub(value, text)
+    return _NAMED.sub(
+        lambda found: f"{{{found['escaped']}}}" if found["escaped"] else values.get(found["name"], found[0]), text
+    )
 
 
 def filled_words(

@@ -59,18 +59,14 @@ def cached_model(cache_dir: Path, name: str) -> Path:
 
 def folder_parameters(folder: Path) -> int:
     """The parameter count of a model folder, from its tensors' shapes; raises what `require_complete` raises."""
-    return sum(prod(tensor.shape) for tensor in _tensors(folder))
+    return sum(prod(tensor.shape) for tensor in require_complete(folder))
 
 
-def require_complete(folder: Path) -> None:
-    """Raise IncompleteModelError unless a model folder has all that transformers would load.
+def require_complete(folder: Path) -> list[Tensor]:
+    """The tensors of a model folder; raises IncompleteModelError unless it has all that transformers would load.
 
     It needs config, tokenizer and, in full length, every weight file: the single one, else the index's shards.
     """
-    _tensors(folder)
-
-
-def _tensors(folder: Path) -> list[Tensor]:
     if not folder.is_dir():
         raise IncompleteModelError(say("model_files.no_folder", folder=folder))
     path, index = folder / "config.json", folder / WEIGHTS_INDEX

@@ -80,16 +80,14 @@ class _Device:
         return used - sum(now_held - self._others[pid] for pid, now_held in now.items() if now_held is not None)
 
     def _held(self) -> dict[int, int | None] | None:
-        try:
+        with contextlib.suppress(DeviceError):
             return gpu.held_bytes_by_pid(self.uuid)
-        except DeviceError:
-            return None
+        return None
 
     def _read(self) -> int | None:
-        try:
+        with contextlib.suppress(DeviceError):
             return gpu.used_bytes(self.uuid)
-        except DeviceError:
-            return None
+        return None
 
 
 class MemoryWatch:
