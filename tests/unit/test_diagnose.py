@@ -783,6 +783,9 @@ def test_an_exit_code_says_least() -> None:
         "error rate: 0.12",
         "エラー率: 0.12",
         "error: 0.1234567890123",
+        "Error: 0.12, accuracy: 0.88",
+        "Connection to node2 closed.",
+        "Note: exit code 137 means the kernel ended the process for memory",
         "error: no answer for row 3, skipped",
     ],
 )

@@ -59,7 +59,8 @@ _REPORTED_BARE = re.compile(
     r"(?P<message>\S.{7,2000})"
 )
 _LAST_WORDS = re.compile(
-    r"^(?:\S{1,60}: )?(?:ERROR|[Ee]rror|fatal|FATAL|エラー)[:：] ?(?P<message>(?=.*[^\W\d]{3}).{10,2000})"
+    r"^(?:\S{1,60}: )?(?:ERROR|[Ee]rror|fatal|FATAL|エラー)[:：](?! ?-?\d{1,9}\.\d) ?"
+    r"(?P<message>(?=.*[^\W\d]{3}).{10,2000})"
 )
 _LOOK_UP = re.compile(r"(?:KeyError|AttributeError|IndexError|StopIteration)$")
 _LAST_LINES = 6

@@ -299,6 +299,7 @@ _WHAT = re.compile(r"^\s*(?P<type>what\(\)): +(?P<message>(?P<note>).*)$")
 _CARRIES = re.compile(
     r"^[\w.]*RayTaskError\(|^[\w.]+: Caught \w+ in |^[\w.]+: ?\n{0,2}-- Process \d+ terminated with the following error"
 )
+_FIGURE = re.compile(r"-?\d{1,9}\.\d")
 _BARE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?$")
 _IGNORED = re.compile(r"^Exception ignored |^--- Logging error ---|^Error in atexit|^Error in sys\.excepthook")
 _LONG_MESSAGE = re.compile(
@@ -414,6 +415,8 @@ def _match(stream: list[PrintedLine], at: int) -> re.Match[str] | None:
     follows_frame = at > 0 and _is_frame(stream[at - 1].text)
     if match is None:
         return _BARE.match(text) if follows_frame and not text[0].isspace() else None
+    if match["type"] == "Error" and _FIGURE.match(match["message"] or ""):
+        return None  # a rate of errors, as an evaluation prints it
     if match["message"] is None and not follows_frame and match["type"] not in ("MemoryError", "KeyboardInterrupt"):
         return None
     return None if match["type"].endswith("Warning") and not follows_frame else match
