@@ -210,6 +210,15 @@ def test_a_qwen_tokenizer_of_this_disk_is_for_models_that_have_room_for_it(
     assert bool(found.texts) is not takes
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv"])
+def test_a_tokenizer_is_trained_on_rows_of_any_form(tmp_path: Path, name: str) -> None:
+    """A table's rows are texts as those of JSON are."""
+    (tmp_path / name).write_text('["a"]' if name.endswith("n") else '{"q": "x"}\n', encoding="utf-8")
+    described = Description.model_validate({"paths": {"train_file": name}, "build": None, "optional_flags": []})
+    setup = replace(_setup(tmp_path, is_twin=True), description=described, dataset=None)
+    assert models.tokenizer_of(setup, twin_source(TINY_NAME, on_gpu=False)).texts == (setup.root / name,)
+
+
 def test_a_twin_of_an_unknown_model_names_the_known_ones(tmp_path: Path) -> None:
     """Only published shapes that the suite carries can be made without a download."""
     with (

@@ -260,3 +260,21 @@ def test_weights_count_as_they_were_seen(trainer: str) -> None:
     assert eight - four > 3.1
     assert half - four == pytest.approx(9.6, abs=2.5)
     assert "30.51 GiB" in str(single)  # 8,190,735,360 parameters of 4 bytes
+    assert "torch.bfloat16" in str(single)
+
+
+def test_fp32_on_a_cpu_is_no_word_on_a_card() -> None:
+    """Many programs hold fp32 there alone: nothing is predicted, and nothing is said to be changed."""
+    record = factory.rehearsal()
+    h2 = record.stages[StageId.H2]
+    last = h2.attempts[-1]
+    assert last.training is not None
+    call = ProductionCall(commands=(("t.py",),), said={"model": "--base"})
+    plain = last.changed(
+        settings=TrainSettings(use_4bit=False), production=call, training=last.training.changed(weight_bits=32)
+    )
+    found = production_outlook(record.changed(stages={**record.stages, StageId.H2: h2.changed(attempts=(plain,))}))
+    assert found is not None
+    assert found.there is None
+    assert "30.51 GiB" in str(found.unpredicted)
+    assert "torch.bfloat16" not in str(found.unpredicted)

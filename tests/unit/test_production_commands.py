@@ -76,6 +76,7 @@ def test_a_file_of_settings_of_ones_own_is_named(tmp_path: Path, preset: str, pr
 
 def test_each_setting_of_a_command_has_a_line_of_its_own() -> None:
     """`key=value` as an option, but where it is an option's value."""
+    assert pasteable(["t.py", "optim.lr=1", "+x.y=2"]).splitlines() == ["t.py \\", "  optim.lr=1 \\", "  +x.y=2"]
     shown = pasteable(["cli", "train", "c.yaml", "a=1", "b=x y", "--model_args", "pretrained=m", "--flag"])
     assert shown.splitlines() == [
         "cli train c.yaml \\", "  a=1 \\", "  'b=x y' \\", "  --model_args pretrained=m \\", "  --flag",

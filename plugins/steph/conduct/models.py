@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steph.base.files import sha256_or_none
+from steph.base.files import TABLES, sha256_or_none
 from steph.base.messages import Message, say, words_of
 from steph.base.terms import FitVerdict, StageId, Verdict
 from steph.base.units import GIB
@@ -35,7 +35,7 @@ from steph.run.inputs import InputError
 from steph.run.model_files import IncompleteModelError
 
 TWIN_SCRIPT = Path(__file__).parents[1] / "child" / "twin.py"
-TEXTS = (".json", ".jsonl")
+TEXTS = (".json", ".jsonl", *TABLES)
 QWEN_TOKENS = 151_665  # of the tokenizer that Qwen1.5 to Qwen3 share, its added tokens included
 
 

@@ -71,11 +71,12 @@ class SettingsFile:
 
 @dataclass(frozen=True)
 class RowsFile:
-    """A file of training rows: its path from the root, how its rows are written (None: no known way), how many."""
+    """A file of training rows: its path from the root, their format (None: no known way), how many, and their keys."""
 
     path: str
     format: RowFormat | None
     rows: int
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,9 @@ def survey(root: Path) -> Survey:
             with contextlib.suppress(OSError):
                 found = list(json_rows(path))
                 row_format = format_of(found[:FIRST_ROWS])
-                is_kept = found and (path.suffix == ".jsonl" or row_format is not None)  # others may be anything
-                rows += [RowsFile(name, row_format, len(found))] if is_kept else []
+                # others may be anything
+                is_kept = found and (path.suffix == ".jsonl" or row_format is not None or "train" in path.name.lower())
+                rows += [RowsFile(name, row_format, len(found), tuple(found[0]))] if is_kept else []
         elif path.suffix in (".yaml", ".yml"):
             text = _text(path)
             texts.append(text)
@@ -380,7 +382,9 @@ def _rows_line(found: Survey, wanted: str | None = None, named: str | None = Non
 
     file = max(files, key=likely)
     line = f"rows = {_inline({'file': file.path, 'format': file.format or UNKNOWN})}"
-    return line if wanted and not file.format else _with_note(line, "init.note.rows", rows=file.rows)
+    if file.format is None:
+        return _with_note(line, "init.note.own_rows", rows=file.rows, keys=file.keys)
+    return _with_note(line, "init.note.rows", rows=file.rows)
 
 
 def _evaluate(found: Survey, script: Script | None) -> Iterator[str]:
@@ -400,7 +404,7 @@ def _evaluate(found: Survey, script: Script | None) -> Iterator[str]:
         if "samples" not in taken.told:
             yield _with_note(f"fixed = {{ samples = {UNKNOWN} }}", "init.note.samples", most=MAX_SAMPLES)
         if "output" in taken.told and script.is_table:
-            yield 'output = "steph-out/evaluation.csv"'
+            yield 'output = "steph-evaluation.csv"'
         yield f"results.file = {_toml('{output}' if 'output' in taken.told else script.results_file or UNKNOWN)}"
         yield from (f"results.{name} = {_toml(path)}" for name, path in script.results.items())
         if "score" not in script.results and not script.is_table:

@@ -556,8 +556,11 @@ def _results(found: _Program) -> tuple[dict[str, str], dict[str, str], bool]:
     ]
 
     def named(keys: Collection[str], places: Mapping[str, Sequence[str]]) -> dict[str, str]:
-        found = {place: next((name for name in names if name in keys), None) for place, names in places.items()}
-        return {place: name for place, name in found.items() if name is not None}
+        found: dict[str, str] = {}
+        for place, names in places.items():
+            free = [name for name in names if name in keys and name not in found.values()]
+            found |= {place: free[0]} if free else {}
+        return found
 
     row = max((named(keys, NAMES["results_row"]) for keys in tables), key=len, default={})
     table, results = next(

@@ -27,7 +27,7 @@ _ARROW, _AND = "->", "+"
 # what people call the two columns of a file of their own
 _ASKED = (
     "question", "query", "instruction", "prompt", "input", "source", "problem", "text", "sentence", "utterance",
-    "質問", "問題", "問い", "入力",
+    "ask", "質問", "問題", "問い", "入力",
 )  # fmt: skip
 _ANSWERED = (
     "answer", "response", "output", "completion", "target", "reply", "solution", "answers", "label", "category",

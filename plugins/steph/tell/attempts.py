@@ -237,7 +237,7 @@ TEST_IDS: dict[AnyStage, str] = {
     ExtendedId.ONE_STEP: f"{EXTENDED_TESTS}::test_h2_takes_one_step_as_asked",
     ExtendedId.HEART: f"{EXTENDED_TESTS}::test_h3_adapter_remembers_what_it_learned",
 }
-_SETTING = re.compile(r"[A-Za-z_]\w*=")  # as LLaMA-Factory and hydra take them
+_SETTING = re.compile(r"[+~]{0,2}[A-Za-z_][\w.]*=")  # as LLaMA-Factory and hydra take them
 _SUITE_FLAGS = frozenset(option.flag for option in OPTIONS if option.is_flag)
 _REPLACED = frozenset(option.flag for option in REPLACED)  # which commands of old records may have
 _PYTEST_OPTIONS_WITH_VALUE = frozenset({"-c", "--config-file", "-o", "--override-ini", "-p", "--rootdir"})

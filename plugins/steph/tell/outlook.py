@@ -111,7 +111,8 @@ def _with_cards(outlook: Outlook, record: Record, here: TrainSettings) -> Outloo
             if parameters is None
             else say("outlook.fp32_size", model=wanted.model, size=units.gib(4 * parameters))
         )
-        return replace(outlook, lean=None, unpredicted=say("outlook.fp32", size=size))
+        on_cpu = say("outlook.fp32_on_cpu", size=size)  # where many programs are in fp32 that are not on a card
+        return replace(outlook, lean=None, unpredicted=on_cpu if usable is None else say("outlook.fp32", size=size))
     if not found.carries_over:
         return replace(outlook, unpredicted=say("outlook.no_formula"))
     work, measured = _work(target, found.trainer, record), None
