@@ -18,12 +18,13 @@ from steph.base.files import is_fresh
 from steph.base.messages import verbatim
 from steph.base.terms import Cause, EndedBy, StageId, TrainerName
 from steph.conduct import attempts
-from steph.conduct.attempts import Finished, Judge, run_attempt
+from steph.conduct.attempts import Finished, Judge, in_own_words, run_attempt
 from steph.conduct.preparation import Console, Setup, StageRun
 from steph.contract.commands import Call
 from steph.contract.description import Description
 from steph.contract.options import Options
 from steph.contract.settings import load_profile, profile_path
+from steph.diagnose.engine import diagnose
 from steph.judge.evidence import CardMemory
 from steph.memory.forecast import predict
 from steph.memory.shapes import BUILT_IN
@@ -186,3 +187,16 @@ def test_nine_values_lead_from_what_a_child_is_asked_to_the_record() -> None:
     from_other_rooms = [value.__name__ for value in (Call, output.Exit, Probe, DevicePeak, Attempt)]
     assert {*named} == {*on_the_way, *from_other_rooms}
     assert len({*named}) == 9
+
+
+def test_advice_names_a_setting_as_the_program_takes_it() -> None:
+    """What the description passes by an option goes by that; what is inside or unsaid keeps its usual name."""
+    log = (
+        'Traceback (most recent call last):\n  File "/x/t.py", line 5, in <module>\n    loss.backward()\n'
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of "
+        "9.64 GiB of which 10.00 MiB is free. Of the allocated memory 9.00 GiB is allocated by PyTorch.\n"
+    )
+    told = " ".join(map(str, in_own_words(diagnose(log, 1), {"batch_size": "--mb", "max_seq_length": ""}).advice))
+    assert "--mb" in told
+    assert "per_device_train_batch_size" not in told
+    assert "gradient_accumulation_steps" in told

@@ -11,6 +11,7 @@ judged it is the complete `Attempt`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -24,8 +25,8 @@ from steph.base.files import read_source
 from steph.base.messages import say
 from steph.base.terms import EndedBy
 from steph.base.text import redact_variables
-from steph.conduct.preparation import Setup, StageRun
-from steph.contract.commands import Call, build_command, folder_beside, needed_libraries, passed_names
+from steph.conduct.preparation import Setup, StageRun, config_template
+from steph.contract.commands import Call, build_command, folder_beside, needed_libraries, passed_names, spellings
 from steph.contract.placeholders import filled
 from steph.contract.programs import answers_help
 from steph.diagnose.engine import diagnose, first_traceback
@@ -33,8 +34,8 @@ from steph.judge.checks_process import ProcessEvidence
 from steph.judge.evidence import CardMemory
 from steph.judge.verdict import checks_verdict
 from steph.record.events import AttemptEnded, AttemptStarted
-from steph.record.settings import DataFile, Device
-from steph.record.values import Attempt
+from steph.record.settings import DataFile, Device, EvalSettings
+from steph.record.values import Attempt, Diagnosis
 from steph.run import inputs, output
 from steph.run.gpu import capped_alloc_conf, memory_fraction_for_cap
 from steph.run.inputs import InputError, kept_safe, put_back, set_aside
@@ -148,7 +149,8 @@ def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attem
         late = inputs.written_after(writes, files_end_unix) if outcome.left_behind else ()
         text, stdout = output.read_output(folder), output.stdout_text(folder)
         timed_out = complete.ended_by is EndedBy.DEADLINE
-        complete = complete.changed(diagnosis=diagnose(text, complete.returncode, complete.probes, timed_out))
+        diagnosis = diagnose(text, complete.returncode, complete.probes, timed_out)
+        complete = complete.changed(diagnosis=in_own_words(diagnosis, _said_to(setup, plan)))
         # also where its log has a cause: a loss of 0 is a symptom, and the checks say that no token had a label
         if complete.ended_by is EndedBy.EXIT and complete.returncode == 0:
             left = Finished(complete, outcome, folder, files_unix, stdout, text, ended_unix, place, late, call)
@@ -203,6 +205,32 @@ def _spec(setup: Setup, attempt: Attempt, call: Call, folder: Path, cwd: Path) -
         device_uuids=tuple(device.uuid for device in setup.devices(ranks)),
         memory_wait_seconds=limits.memory_return_seconds,
     )
+
+
+# settings as advice knows them, and as a profile does
+_ADVISED = {
+    "batch": "batch_size", "accumulation": "gradient_accumulation_steps", "seq": "max_seq_length",
+    "lr": "learning_rate", "four_bit": "use_4bit", "eval_four_bit": "use_4bit", "lora_rank": "lora_r",
+    "lora_targets": "target_modules",
+}  # fmt: skip
+
+
+def _said_to(setup: Setup, plan: Attempt) -> Mapping[str, str]:
+    """How the description says an attempt's settings; nothing of one that has none, as the making of a twin."""
+    description = setup.description
+    section = description.evaluate if isinstance(plan.settings, EvalSettings) else description.train
+    with contextlib.suppress(InputError):  # a template that is gone meanwhile costs its names alone
+        return spellings(section, config_template(setup.root, section)) if plan.settings is not None else {}
+    return {}
+
+
+def in_own_words(diagnosis: Diagnosis, said: Mapping[str, str]) -> Diagnosis:
+    """The advice with the names that the program itself has for what it is told; others stay as they are."""
+    own = {name: said[setting] for name, setting in _ADVISED.items() if said.get(setting)}
+    advice = (
+        one.changed(values={**one.values, **{k: own[k] for k in one.values if k in own}}) for one in diagnosis.advice
+    )
+    return diagnosis.changed(advice=tuple(advice))
 
 
 def in_a_row(commands: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
