@@ -75,11 +75,6 @@ def settings_at(
     return base.changed(**changes)
 
 
-def drops_4bit(step: Rung) -> bool:
-    """Whether this rung trains without 4-bit."""
-    return step.use_4bit is False
-
-
 def next_move(diagnosis: Diagnosis, rung: int, ladder: Sequence[Rung]) -> Move:
     """Where a failed attempt at `rung` leads, by cause and phase.
 
@@ -92,7 +87,7 @@ def next_move(diagnosis: Diagnosis, rung: int, ladder: Sequence[Rung]) -> Move:
         if rung < len(ladder):
             return Move(MoveKind.NEXT_RUNG, say("ladder.next_rung"))
         return Move(MoveKind.STOP, say("ladder.oom_at_the_end"))
-    if diagnosis.cause is Cause.BNB_SETUP and any(map(drops_4bit, ladder)):
+    if diagnosis.cause is Cause.BNB_SETUP and any(step.use_4bit is False for step in ladder):
         return Move(MoveKind.WITHOUT_4BIT, say("ladder.without_4bit"))
     return Move(MoveKind.STOP, say("ladder.no_help", cause=diagnosis.cause.value))
 
@@ -102,7 +97,7 @@ def ladder_without_4bit(
 ) -> tuple[TrainSettings, tuple[Rung, ...]]:
     """The ladder where bitsandbytes can't be used: the first rung's batch and length in `half`, then as before."""
     top = base.changed(use_4bit=False, mixed_precision=base.mixed_precision or half)
-    return top, tuple(step for step in ladder if not drops_4bit(step))
+    return top, tuple(step for step in ladder if step.use_4bit is not False)
 
 
 _TITLES: Mapping[str, str] = {
@@ -145,10 +140,9 @@ class Walk:
         """The settings of this rung, without the changes of skipped ones."""
         return settings_at(self.base, self.ladder, self.rung, skipped=self.skipped, half=self.half)
 
-    @property
-    def has_next(self) -> bool:
-        """Whether there is a rung below."""
-        return self.rung < len(self.ladder)
+    def down(self, **changes: Any) -> Walk | None:  # noqa: ANN401 - fields
+        """The rung below; None where there is none."""
+        return replace(self, rung=self.rung + 1, **changes) if self.rung < len(self.ladder) else None
 
 
 def walk_ladder(job: TrainingJob, model: ModelChoice, start: TrainSettings | None = None) -> Outcome:
@@ -168,16 +162,14 @@ def walk_ladder(job: TrainingJob, model: ModelChoice, start: TrainSettings | Non
         if truncated is not None and truncated.lost_rows * 2 > truncated.rows:
             meaningless.append((truncated, settings))
             job.note_skipped(label, say("walk.too_short", rows=truncated.rows, lost=truncated.lost_rows))
-            walk = replace(walk, skipped=walk.skipped | {walk.rung}, rung=walk.rung + 1) if walk.has_next else None
+            walk = walk.down(skipped=walk.skipped | {walk.rung})
             continue
         expectation = expected(job.setup, walk.model, settings, rows)
         gave_up_4bit = asked.use_4bit and not settings.use_4bit
         if expectation and not worth_trying(expectation, last, gave_up_4bit=gave_up_4bit):
             job.note_skipped(label, say("walk.too_large", forecast=expectation.words()))
-            if walk.has_next:  # with this rung's change kept
-                walk = replace(walk, rung=walk.rung + 1)
-            else:
-                walk = _with_smaller_model(job, walk) if last is None else None
+            # with this rung's change kept
+            walk = walk.down() or (_with_smaller_model(job, walk) if last is None else None)
             too_large = expectation
             continue
         if run.is_out_of_time:
@@ -214,7 +206,7 @@ def _step_down(job: TrainingJob, walk: Walk, diagnosis: Diagnosis) -> Walk | Non
     job.run.console.line(f"{job.stage} {walk.settings.short()}: {move.reason}")
     match move.kind:
         case MoveKind.NEXT_RUNG:
-            return replace(walk, rung=walk.rung + 1)
+            return walk.down()
         case MoveKind.WITHOUT_4BIT:
             base, ladder = ladder_without_4bit(walk.base, walk.ladder, walk.half)
             return replace(walk, base=base, ladder=ladder, rung=0, skipped=frozenset())
