@@ -27,92 +27,86 @@ from steph.record.values import (
 )
 
 
-class RecordOpened(Value):
+class _Event(Value):
+    at: str
+
+
+class _OfStage(_Event):
+    stage: AnyStage
+
+
+class RecordOpened(_Event):
     """First line of every journal."""
 
     event: Literal["record_opened"] = "record_opened"
-    at: str
     id: str
     context: Context
     version: int = RECORD_VERSION
 
 
-class SessionStarted(Value):
+class SessionStarted(_Event):
     """A pytest run begins to write into this record."""
 
     event: Literal["session_started"] = "session_started"
-    at: str
     command: tuple[str, ...]
     stages: tuple[AnyStage, ...]
     pipeline_dirty: bool | None = None
     report_name: str | None = None
 
 
-class DataRead(Value):
+class DataRead(_Event):
     """The input files of this record, replacing what was known before."""
 
     event: Literal["data_read"] = "data_read"
-    at: str
     data: tuple[DataFile, ...]
 
 
-class StageStarted(Value):
+class StageStarted(_OfStage):
     """A stage is in flight from here to its StageEnded; what an earlier run of it said is replaced."""
 
     event: Literal["stage_started"] = "stage_started"
-    at: str
-    stage: AnyStage
 
 
-class ModelChosen(Value):
+class ModelChosen(_OfStage):
     """The model that the stages of this record use."""
 
     event: Literal["model_chosen"] = "model_chosen"
-    at: str
-    stage: AnyStage
     model: ModelChoice
 
 
-class CandidatesPredicted(Value):
+class CandidatesPredicted(_Event):
     """The models that H-1 could choose, each with its predicted peak."""
 
     event: Literal["candidates_predicted"] = "candidates_predicted"
-    at: str
     stage: StageId
     candidates: tuple[Candidate, ...]
 
 
-class AttemptStarted(Value):
+class AttemptStarted(_Event):
     """A child process is in flight from here to its AttemptEnded."""
 
     event: Literal["attempt_started"] = "attempt_started"
-    at: str
     attempt: Attempt
 
 
-class AttemptEnded(Value):
+class AttemptEnded(_Event):
     """The same attempt, complete."""
 
     event: Literal["attempt_ended"] = "attempt_ended"
-    at: str
     attempt: Attempt
 
 
-class RungSkipped(Value):
+class RungSkipped(_OfStage):
     """A rung of the ladder was not tried."""
 
     event: Literal["rung_skipped"] = "rung_skipped"
-    at: str
-    stage: AnyStage
     skipped: SkippedRung
 
 
-class StageEnded(Value):
+class StageEnded(_OfStage):
     """The stage's verdict, with the checks it stands on."""
 
     event: Literal["stage_ended"] = "stage_ended"
-    at: str
-    stage: AnyStage
     verdict: Verdict
     explanation: Message
     seconds: float
@@ -120,42 +114,29 @@ class StageEnded(Value):
     given_up: tuple[Message, ...] = ()
 
 
-class ChecksAdded(Value):
+class ChecksAdded(_OfStage):
     """Further checks of a stage, on which its verdict does not stand; also after its end."""
 
     event: Literal["checks_added"] = "checks_added"
-    at: str
-    stage: AnyStage
     checks: tuple[Check, ...]
 
 
-class CrashFound(Value):
+class CrashFound(_OfStage):
     """A stage in flight was found with nobody running it; `last_lines` are what its child printed last."""
 
     event: Literal["crash_found"] = "crash_found"
-    at: str
-    stage: AnyStage
     last_lines: tuple[str, ...] = ()
 
 
-class SessionEnded(Value):
+class SessionEnded(_Event):
     """The pytest run ended by itself."""
 
     event: Literal["session_ended"] = "session_ended"
-    at: str
     exit_status: int
 
 
-InsideStage = (
-    ModelChosen
-    | CandidatesPredicted
-    | AttemptStarted
-    | AttemptEnded
-    | RungSkipped
-    | ChecksAdded
-    | StageEnded
-    | CrashFound
-)
+OfAttempt = AttemptStarted | AttemptEnded
+InsideStage = ModelChosen | CandidatesPredicted | OfAttempt | RungSkipped | ChecksAdded | StageEnded | CrashFound
 Event = RecordOpened | SessionStarted | DataRead | StageStarted | InsideStage | SessionEnded
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
@@ -221,7 +202,7 @@ def _apply(record: Record, event: Event, unfinished_verdict: Verdict) -> Record:
 
 
 def _inside_stage(record: Record, event: InsideStage) -> Record:
-    stage = event.attempt.stage if isinstance(event, AttemptStarted | AttemptEnded) else event.stage
+    stage = event.attempt.stage if isinstance(event, OfAttempt) else event.stage
     result = record.results.get(stage)
     if result is None:  # a torn journal lost the stage's beginning: what follows is still kept
         result = StageResult(stage=stage, verdict=Verdict.CRASHED, explanation=IN_FLIGHT, started_at=event.at)
