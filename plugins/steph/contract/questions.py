@@ -205,18 +205,22 @@ def samples_in(data: bytes, path: Path, *, named: bool = False) -> list[Mapping[
 
     `named`: the list `samples` alone, as the preset `lawqa` reads it. Raises UnreadableError where it has neither.
     """
-    if path.suffix.lower() in TABLES and not named:
+
+    def rows_in() -> list[Mapping[str, object]]:
         return [line.row for line in row_lines(data, path, "replace") if line.row is not None]
+
+    if path.suffix.lower() in TABLES and not named:
+        return rows_in()
     try:
         raw = parse_json(data)
     except UnreadableError:
         first = next(json_lines(data, "replace"), None)
         if named or first is None or first.row is None or "samples" in first.row:
             raise
-        return _rows_in(data)
+        return rows_in()
     if isinstance(raw, Mapping) and "samples" in raw:
         return _objects(raw["samples"])
-    rows = _objects(raw) if isinstance(raw, list) else _rows_in(data)
+    rows = _objects(raw) if isinstance(raw, list) else rows_in()
     if named or not rows:  # an object over several lines is no row
         raise UnreadableError(say("input.no_samples"))
     return rows
@@ -251,10 +255,6 @@ def _asks(row: Mapping[str, object], question: str) -> bool:
 
 def _objects(rows: object) -> list[Mapping[str, object]]:
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
-
-
-def _rows_in(data: bytes) -> list[Mapping[str, object]]:
-    return [line.row for line in json_lines(data, "replace") if line.row is not None]
 
 
 def questions_of(dataset: Path) -> tuple[Question, ...]:

@@ -188,14 +188,8 @@ def bounded(
     return derived
 
 
-@bounded(TrainSettings)
-class ProfileTrain(TrainSettings):
-    """The training settings of the first rung, within the spec's ban on heavy experiments."""
-
-
-@bounded(EvalSettings)
-class ProfileEvaluate(EvalSettings):
-    """The evaluation settings, within the spec's ban on heavy experiments."""
+# the settings of the first rung and of an evaluation, within the spec's ban on heavy experiments
+ProfileTrain, ProfileEvaluate = bounded(TrainSettings)(TrainSettings), bounded(EvalSettings)(EvalSettings)
 
 
 @bounded(ProductionTarget)
