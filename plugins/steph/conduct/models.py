@@ -313,12 +313,11 @@ def predicted_candidates(setup: Setup, found: ModelChoice | NoModel) -> tuple[Ca
     settings = setup.profile.train.short()
     candidates = []
     for name in names:
-        if name == chosen and isinstance(found, ModelChoice):
-            candidate = Candidate(name=name, outcome="chosen", settings=settings, parameters=found.parameters)
-            candidates.append(_predicted(setup, candidate, found))
-            continue
+        choice = found if name == chosen and isinstance(found, ModelChoice) else None
         candidate = Candidate(name=name, outcome="rejected" if name in passed_over else "not_tried", settings=settings)
-        candidates.append(_predicted(setup, candidate, None))
+        if choice:
+            candidate = candidate.changed(outcome="chosen", parameters=choice.parameters)
+        candidates.append(_predicted(setup, candidate, choice))
     return tuple(candidates)
 
 
