@@ -183,6 +183,8 @@ def trained_weight_checks(ends: TrainingEnds | None, folder: Path, save: ModelSa
     if isinstance(adapter_config_or_empty(folder).get("init_lora_weights"), str):
         return SAVED_AS_TRAINED.check(None, "from_base"), *base_and_code
     message, holds = _compared(file, seen)
+    if holds and (kept := facts[0].since_last) is not None and kept < LEAST_MEAN:
+        return SAVED_AS_TRAINED.check(False, "mean", severity=WARN, percent=100 * kept), *base_and_code
     if not holds and at_save and is_mean(at_save, seen) and _compared(file, at_save)[1]:
         # the size of a mean's B matrices, which begin at zero, over that of the training's last ones
         shares = [at_save[name][0] / value[0] for name, value in seen.items() if name.endswith("B") and value[0]]

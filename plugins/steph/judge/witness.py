@@ -303,6 +303,7 @@ class TrainingEnds(Fact):
     rates: tuple[float, ...] = ()  # of a loop's steps, the highest group's
     calls: tuple[tuple[int, int, int], ...] = ()  # the first: steps before, in training mode, learnt from
     touched_between: int | None = None  # of these, in which something else than the optimizer changed LoRA's matrices
+    since_last: float | None = None  # the size of some B matrices at a loop's last save over that after its last step
     own_losses: tuple[tuple[float, float, bool], ...] = ()  # the step's, the model's, and whether it knew the tokens
     optimizer_age: tuple[int, float] | None = None  # steps in a row, and how many of them the optimizer knows of
     evaluations: int | None = None

@@ -719,6 +719,17 @@ TRAININGS = (
         broken="tokens_supervised end_supervised",
     ),
     planted(
+        "a loss of its own beside the model's, on what the model says itself",
+        _own_cross_entropy("logits[:, :-1]", "logits[:, :-1].argmax(-1).masked_fill(labels[:, 1:] == -100, -100)"),
+        broken="tokens_supervised end_supervised",
+    ),
+    planted(
+        "a loss of its own beside the model's, on other rows' answers",
+        (ROWS, ENCODED, ENCODED.replace("prompt_labels + answer", "[IGNORED] * len(prompt.ids) + answer")),
+        _own_cross_entropy("logits[:, :-1]", "labels[:, 1:].roll(1, 0)"),
+        broken="tokens_supervised answers_of_file",
+    ),
+    planted(
         "a loss of its own beside the model's, on the first row of a batch alone",
         _own_cross_entropy("logits[:1, :-1]", "labels[:1, 1:]"),
         broken="tokens_supervised",

@@ -42,6 +42,7 @@ from steph.judge.checks_evaluation import judge_evaluation
 from steph.judge.checks_extended import output_only_check, unquantised_check
 from steph.judge.checks_results import CONFIG_AS_ASKED
 from steph.judge.checks_rows import ROW_IDENTITY
+from steph.judge.checks_seen import trained_weight_checks
 from steph.judge.checks_setup import TOKENS_SUPERVISED, training_in
 from steph.judge.checks_training import judge_training
 from steph.judge.checks_witness import WITNESSED_TRAINING, witnessed_training_checks
@@ -492,3 +493,42 @@ def test_a_hook_that_fails_counts_nothing(
     (ends,) = seen.of(TrainingEnds)
     assert [call[2] for call in ends.calls] == [1] * calls
     assert (ends.forwards, ends.optimizer_steps) == (3, 3)
+
+
+AVERAGED = """
+import sys
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])).train()
+weights = [p for p in model.parameters() if p.requires_grad]
+optimizer = torch.optim.AdamW(weights, lr=1e-2)
+ids = torch.tensor([[9, 8, 7, 6, 5, 2], [19, 18, 17, 16, 15, 2]])
+for n in range(8):
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    own = [p.detach().clone() for p in weights]
+    mean = own if n == 0 else [KEPT * old + (1 - KEPT) * new for old, new in zip(mean, own)]
+for weight, one in zip(weights, mean):
+    weight.data.copy_(one)
+model.save_pretrained("out")
+"""
+
+
+@pytest.mark.parametrize(("kept", "is_found"), [(0.0, False), (0.3, False), (0.99, True)])
+def test_what_a_loop_saves_in_the_place_of_its_last_weights(
+    kept: float, is_found: bool, watched_host: ScriptHost, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A mean of the last steps is sound; one that hardly left the first is not what was trained."""
+    (tmp_path / "loop.py").write_text(AVERAGED.replace("KEPT", str(kept)))
+    done, seen = run(watched_host, tmp_path, "loop.py", tiny_model)
+    assert done.returncode == 0, done.stdout
+    assert not seen.of(Blind)
+    (ends,) = seen.of(TrainingEnds)
+    assert ends.since_last is not None
+    assert (ends.since_last == 1.0) is (kept == 0.0)
+    check = trained_weight_checks(ends, tmp_path / "out")[0]
+    assert (check.id, check.holds) == ("saved_as_trained", not is_found), check.message

@@ -17,6 +17,7 @@ _MOST_WHOLE = 1 << 20  # numbers of a mask that is read whole
 _LAST_SUPERVISED = 3
 _MOST_ADDED = 8
 _CERTAIN = 0.1  # of the steepest gradient
+_ONE_TOKEN = 0.8  # of what rises at a place
 _GRADIENTS = 4  # matrices
 _READ = ("input_ids", "labels", "attention_mask", "position_ids")
 _PACKED = ("cu_seq_lens_q", "cu_seqlens", "seq_idx", "cu_seq_lens", "seq_lengths")
@@ -106,8 +107,11 @@ def _gradient(model: Any) -> dict[str, Any]:
     return {"gradient": torch.stack([torch.linalg.vector_norm(grad, ord=math.inf) for grad in found]).amax()}
 
 
-def sizes(model: Any) -> Any:
-    """The norms of a few trained B matrices, on the CPU or on their way there; None where none can be read."""
+def sizes(model: Any, *, stays: bool = False) -> Any:
+    """The norms of a few trained B matrices; None where none can be read.
+
+    On the CPU or on their way there; where they are, if each step has them anew (`stays`).
+    """
     torch: Any = sys.modules["torch"]
     chosen = [] if model is None or "deepspeed" in sys.modules or _is_sharded(model) else _chosen(model)
     plain = (torch.Tensor, torch.nn.Parameter)
@@ -117,7 +121,7 @@ def sizes(model: Any) -> Any:
         return None
     with torch.no_grad():
         norms = torch.stack([torch.linalg.vector_norm(weight.detach(), dtype=torch.float32) for weight in chosen])
-    return norms.to("cpu", non_blocking=True)
+    return norms if stays else norms.to("cpu", non_blocking=True)
 
 
 def _chosen(model: Any) -> list[Any]:
@@ -174,6 +178,9 @@ def label_by_gradient(batch: dict[str, Any], logits: Any) -> None:
         # beside labels that were said only what is learnt for certain counts: a term of its own may be anywhere
         least = _CERTAIN * lowest.values.min() if name == "learnt" else torch.zeros_like(lowest.values[0, 0])
         found = lowest.indices.masked_fill(lowest.values >= least.clamp(max=0), _IGNORED)
+        if name == "learnt":  # a distribution is no label: of one all that rises is a single token
+            size = torch.linalg.vector_norm(gradient.detach()[:, :-1], ord=1, dim=-1)
+            found = found.masked_fill(-2 * lowest.values < _ONE_TOKEN * size, _IGNORED)
         found = torch.nn.functional.pad(found, (width - found.shape[1], 0), value=_IGNORED)
         if name == "learnt":
             found = found.masked_fill((lowest.values == 0).all(-1, keepdim=True), _UNTAUGHT)
@@ -269,23 +276,18 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
 def _instead(said: Any, learnt: Any, ids: Sequence[Sequence[int]]) -> Any:
     """The labels that a loss of the program's own has, where they are clearly not those that it was given.
 
-    It learns where none was given, the token that stands there or everywhere the same; or the token before each.
+    It learns where none was given, the token that stands there or everywhere the same; or another token than was given,
+    such as the one before it, the model's own or another row's.
     """
     rows = [row for row in zip(said, learnt, ids) if len(row[0]) == len(row[1]) == len(row[2])]
     beyond = [(one, token) for row in rows for label, one, token in zip(*row) if label == _IGNORED != one]
-    both = [
-        (one == row[n - 1], label == row[n - 1])
-        for marks, own, row in rows
-        for n, (label, one) in enumerate(zip(marks, own))
-        if n and _IGNORED not in (label, one)
-    ]
+    both = [one != label for row in rows for label, one, _ in zip(*row) if _IGNORED not in (label, one)]
     given = sum(label != _IGNORED for marks, _, _ in rows for label in marks)
     same = max((sum(one == other for one, _ in beyond) for other in {one for one, _ in beyond}), default=0)
     own = sum(one == token for one, token in beyond)
     if 2 * len(beyond) > given and 2 * max(same, own) > len(beyond):
         return learnt
-    shifted = sum(is_before and not was for is_before, was in both)
-    return learnt if 2 * shifted > len(both) > 0 else said
+    return learnt if 2 * sum(both) >= len(both) > 0 else said  # all rows end alike, with an end token
 
 
 def _is_known(row: Sequence[int], span: tuple[int, int], known: frozenset[str]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from . import facts, models, patches, splice, tokens, weights
 
 _FIRST_CALLS = 16
+_FIRST_ANSWERS = 48  # calls of `generate`: each of ten questions may be asked again
 _MOST_SCORED, _LONGEST_CHOICE = 16, 48  # rows of a call, and tokens of one, whose likelihood is read
 _WEIGHTS_AT = (1, 16)  # of these calls in a state, the weights are looked at
 # what keeps a model from its own next token, and its value where it does nothing
@@ -65,7 +66,7 @@ def _before_generate(given: dict[str, Any]) -> dict[str, Any]:
     if not _is_plain(inputs):
         return call
     call["width"] = int(inputs.shape[1])
-    if count > _FIRST_CALLS or _open.depth > 1:
+    if count > _FIRST_ANSWERS or _open.depth > 1:
         return call
     call["prompts"] = _rows(inputs, kwargs.get("attention_mask"))
     call["facts"] = _attention(model, inputs, given, kwargs)

@@ -51,6 +51,8 @@ class _Training:
         self.has_own_loss = False  # the Trainer's `compute_loss` is the program's own
         self.between: list[tuple[Any, Any]] = []  # sizes of some matrices after a step, and before the next one
         self.after_step: Any = None
+        self.after_last: Any = None  # the same after a loop's last step so far
+        self.since_last: float | None = None  # their size at a save over that
         self.losses: list[tuple[int, Any]] = []  # what the Trainer's own `training_step` gave, by steps done
         self.open: list[dict[str, Any]] = []  # batches whose labels the gradient of the logits may show to be others
         self.own_loss: Any = None  # what the model gave for this micro-batch, and whether it was told how many tokens
@@ -441,6 +443,7 @@ def _told(training: _Training) -> dict[str, Any]:
         losses.setdefault(done, []).append(float(loss))
     age = _Steps.age
     return {
+        "since_last": training.since_last,
         "rateless_steps": _Steps.rateless - training.rateless_before,
         "forwards": training.forwards, "bare_forwards": training.bare_forwards, "first_losses": losses,
         "own_losses": [[float(given), float(own[0]), own[1]]
@@ -533,6 +536,8 @@ def _look_at(optimizer: Any) -> None:
     training = _Now.training
     if training is not None and len(training.between) < _FIRST_GAPS and not _is_compiling():
         training.after_step = batches.sizes(training.model())
+    if training is not None and training.source == "loop" and not _is_compiling():
+        training.after_last = batches.sizes(training.model(), stays=True)
     count = _Steps.in_a_row
     if count < _LEAST_AGE or count & (count - 1) or _is_compiling():
         return
@@ -651,6 +656,9 @@ def saved(model: Any) -> None:
         own = training.model()
         if own is not None and models.base_of(own) is models.base_of(model):
             training.moved = _became(training, own)
+            now, last = batches.sizes(own), training.after_last
+            if now is not None and last is not None and len(now) == len(last) and bool((last > 0).all()):
+                training.since_last = float((now / last.cpu()).median())
 
 
 @facts.forgets
