@@ -263,6 +263,45 @@ def test_what_a_builder_means_to_write(make: Callable[[int], Row], is_sound: boo
     assert ("rows_plausible" not in judged(tmp_path, [make(n) for n in range(COUNT)])) is is_sound
 
 
+@pytest.mark.parametrize(
+    ("sound", "planted"),
+    [
+        (lambda n: plain(n, f"{said(n, 5)} $\\nu = {n}$"), lambda n: plain(n, f"{said(n, 5)}\\n(A) {n}\\nAnswer:")),
+        (lambda n: plain(n, f'print("a\\n")\n# {said(n, 5)}'), lambda n: plain(n, f"{said(n, 5)}\\n\\n回答:")),
+        (lambda n: plain(n, said(n, 9), f'"{said(n, 5)}"'), lambda n: plain(n, json.dumps(said(n, 9)), '"b"')),
+        (
+            lambda n: plain(n, json.dumps({"q": said(n, 9)}), json.dumps({"a": f"{n}\n"})),
+            lambda n: plain(n, f'"{n}\\n{said(n, 5)}"'),
+        ),
+        (
+            lambda n: plain(n, said(n, 9), "I am sorry, but I can't help."),
+            lambda n: plain(n, said(n, 9), "a"),
+        ),
+        (lambda n: plain(n, said(n, 9), "b" if n else "a"), lambda n: plain(n, said(n, 9), "Positive")),
+        (
+            lambda n: plain(n, said(n // 2, 9), ("it", "the goods")[n % 2]),
+            lambda n: plain(n, said(n // 2, 9), LETTERS[n % 2]),
+        ),
+        (lambda n: plain(n, f"{n}"), lambda n: plain(n, LETTERS[n % 4])),  # questions of a digit or two
+        (
+            lambda n: plain(n, f"Answer: {LETTERS[n % 4]}\n{said(n, 5)}\nAnswer:", LETTERS[n % 3]),  # an example's
+            lambda n: plain(n, f"{said(n, 5)}\nAnswer: {LETTERS[n % 4]}\n", LETTERS[n % 4]),
+        ),
+        (
+            lambda n: plain(n, f"正解は何か。{said(n, 5)}\n正解:\n{WORDS[n % 9]}", WORDS[n % 9]),
+            lambda n: plain(n, f"{said(n, 5)}\n(正解: {WORDS[n % 9]})", WORDS[n % 9]),
+        ),
+    ],
+    ids=["latex", "code", "quoted", "json", "refusals", "classes", "references", "numbers", "example", "heading"],
+)
+def test_a_column_that_was_written_or_read_wrongly(
+    sound: Callable[[int], Row], planted: Callable[[int], Row], tmp_path: Path
+) -> None:
+    """Beside rows that are meant so: no real line break, quotation marks in JSON, one label, two for one question."""
+    assert "rows_plausible" not in judged(tmp_path, [sound(n) for n in range(COUNT)])
+    assert "rows_plausible" in judged(tmp_path, [planted(n) for n in range(COUNT)])
+
+
 def test_a_builder_that_goes_round_in_its_first_rows(tmp_path: Path) -> None:
     """Nobody repeats nine rows eleven times."""
     assert "rows_plausible" in judged(tmp_path, [plain(n, said(n % 9, 9), WORDS[n % 9]) for n in range(99)])

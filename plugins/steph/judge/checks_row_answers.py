@@ -8,11 +8,13 @@ row adds ("e. I don't know") is no right answer of the data set's, but may be me
 most of them answer so.
 
 Its texts are looked at for themselves, too: one question in all rows, fields of a template that nothing was put into,
-an answer that is a missing value, text that was decoded wrongly, and the answer given away beside the question.
+an answer that is a missing value, text that was decoded wrongly or encoded twice, labels that are all one or contradict
+each other, questions and answers exchanged, and the answer given away beside the question.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -27,6 +29,7 @@ from steph.base.fingerprint import normal_form
 from steph.base.messages import say
 from steph.contract.questions import (
     LEAST_QUESTION_CHARS,
+    NUMBERINGS,
     Choices,
     Question,
     answer_labels,
@@ -39,6 +42,7 @@ from steph.contract.questions import (
 from steph.contract.results import Row
 from steph.contract.rows import TrainingRow, training_rows_in
 from steph.judge.checks_prompts import given_away
+from steph.judge.checks_trained_use import TELLING
 from steph.judge.evidence import TrainEvidence
 from steph.judge.kinds import FAIL, WARN, CheckKind, Needs
 from steph.judge.reading import bare, strict_letter
@@ -62,6 +66,7 @@ _FIELD = re.compile(
 )
 _ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|&(?:#\d{2,6}|#x[0-9a-fA-F]{2,6}|lt|gt|amp|quot|nbsp);")
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")  # of HTML, in which characters are rightly escaped
+_BREAK = re.compile(r"\\n(?![a-z])")  # a line break that is two characters; LaTeX has \nu
 _MISSING = {"nan", "<na>", "nat", "undefined", "[objectobject]"}  # of a table or a script: no text is that by chance
 _EMPTY = {"", "none", "null", "n/a"}  # some rows may mean that
 _MISREAD_AS = (
@@ -72,6 +77,12 @@ _MISREAD_AS = (
     "cp1251",
     "cp850",
 )  # of UTF-8, beside Latin-1 and its Windows form
+LONGEST_LABEL = 12  # characters of an answer that is a class, and no sentence that is meant to be said to everything
+_WORDS = "|".join(map(re.escape, sorted(TELLING, key=len, reverse=True)))
+_TOLD = re.compile(
+    rf"^\W*(?:{_WORDS})[^\w\n]{{0,2}}(?:[:=：は]|is\b)[^\S\n]*(\S.*?)[^\w\n]*$", re.IGNORECASE | re.MULTILINE
+)
+_LABELS = {label for labels in NUMBERINGS for label in labels[:5]}
 _AROUND_LABELS = "()[]{}<>【】「」.、,:：;-*・。"
 
 ANSWERS_OF_DATASET = CheckKind("answers_of_dataset", "H-2", FAIL, trap=22, optional=True, needs=(Needs.TRAIN_ROWS,))
@@ -153,12 +164,59 @@ def _plausible_check(rows: Sequence[TrainingRow], texts: Sequence[str], asked: S
             sum(len(_ESCAPE.findall(row.text)) >= LEAST_ESCAPES and not _TAG.search(row.text) for row in rows),
             MANY,
         ),
+        "rows.line_breaks": (sum(_has_no_line_break(row.last_prompt) for row in rows), MANY),
+        "rows.encoded_twice": (sum(map(_is_encoded_twice, rows)), MANY),
+        "rows.one_answer": (0 if is_one else _rows_alike(words), 0.0),
+        "rows.contradicting": (0 if is_one else _contradicting(texts, words), MANY),
+        "rows.labels_asked": (sum(plain_label(row.last_prompt) in _LABELS for row in rows if row.prompt), MANY),
+        "rows.told": (_told_in_a_line(rows) if len(answers) > 1 else 0, MANY),
     }
     troubles = [say(what, rows=count) for what, (count, share) in counts.items() if count > share * len(rows)]
     troubles += given_away([*islice(_told_rows(rows, asked), MOST_TOLD)])
     if troubles:
         return ROWS_PLAUSIBLE.check(False, "troubled", rows=len(rows), troubles=troubles)
     return ROWS_PLAUSIBLE.check(True, "plausible", rows=len(rows))
+
+
+def _has_no_line_break(text: str) -> bool:
+    """Whether a text has none but such as are two characters."""
+    return "\n" not in text and _BREAK.search(text) is not None
+
+
+def _rows_alike(words: Sequence[str]) -> int:
+    """All rows, where they have one short answer: a column that was read wrongly."""
+    is_class = len({*words}) == 1 and words[0] not in _EMPTY | _MISSING and len(words[0]) <= LONGEST_LABEL
+    return len(words) if is_class else 0
+
+
+def _contradicting(texts: Sequence[str], words: Sequence[str]) -> int:
+    """Rows whose very prompt has another label elsewhere; in their own words many answers may be right."""
+    labels: dict[str, set[str]] = {}
+    for text, word in zip(texts, words, strict=True):
+        labels.setdefault(text, set()).add(plain_label(word))
+    return sum(len(labels[text]) > 1 and labels[text] <= _LABELS for text in texts)
+
+
+def _is_encoded_twice(row: TrainingRow) -> bool:
+    """Whether prompt and answer both are texts as JSON writes them, or one is, with something escaped in it."""
+    texts = [text.strip() for text in (row.prompt, row.answer) if text.strip()]
+    quoted = [text for text in texts if len(text) > 1 and text[0] == text[-1] == '"' and _is_json_text(text)]
+    return len(quoted) == len(texts) > 1 or any("\\" in text for text in quoted)
+
+
+def _is_json_text(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), str)
+    except ValueError:
+        return False
+
+
+def _told_in_a_line(rows: Sequence[TrainingRow]) -> int:
+    """Rows whose prompt has a line that says their answer is the right one; none where such lines say others, too."""
+    answers = {plain_label(row.answer) for row in rows}
+    said = [({*map(plain_label, _TOLD.findall(row.prompt))} & answers, plain_label(row.answer)) for row in rows]
+    told = sum(own == {answer} for own, answer in said)
+    return told if sum(bool(own) for own, _ in said) - told <= FEW * told else 0
 
 
 def _told_rows(rows: Sequence[TrainingRow], asked: Sequence[_Asked | None]) -> Iterator[Row]:
