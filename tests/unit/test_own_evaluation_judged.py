@@ -814,6 +814,78 @@ def test_prompts_that_were_trained_on_without_the_files_knowledge(
     assert (check.severity if check.holds is False else None) is severity, check.message
 
 
+@pytest.mark.parametrize(
+    ("learnt", "said", "read_as", "is_found"),
+    [
+        ("1234", SAID, SAID, True),  # letters are said though numbers were learnt
+        ("1234", "1235", "1235", True),
+        ("1234", "1234", "ABCD", False),  # the program makes letters of numbers
+        ("1234", "xyxy", ("unknown",) * 4, False),  # nothing was learnt yet
+        ("ABCD", SAID, SAID, False),
+        (tuple(f"choice {n}" for n in range(16)), SAID, SAID, False),
+    ],
+)
+def test_answers_of_another_kind_than_was_learnt(
+    learnt: Sequence[str], said: str, read_as: Sequence[str], is_found: bool, tmp_path: Path
+) -> None:
+    """A builder that numbers the choices, and an evaluation that wants their letters."""
+    one = sound(tmp_path, "choice")
+    right = tuple(answer == gold for answer, gold in zip(read_as, GOLD, strict=True))
+    _say(one, tuple(said), said=tuple(read_as), ok=right)
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    hashes = [text_hash(learnt[n % len(learnt)]) for n in range(16)]
+    batch = {"fact": "batch", "at": 1.0, "shape": [16, 60], "answer_hashes": hashes}
+    (folder / "witness-none-3.jsonl").write_text(json.dumps(batch) + "\n")
+    one.evidence["training_witness"] = read_witness(folder)
+    _, checks = one.judged()
+    assert (checks["frame_as_trained"].holds is False) is is_found, checks["frame_as_trained"].message
+
+
+@pytest.mark.parametrize(
+    ("printed", "is_found"),
+    [
+        ("accuracy: 0.95", True),
+        ("正解率は 95.0 %", True),
+        ("Accuracy (strict) = 1/4", True),
+        ("Accuracy (strict) = 3/4", False),
+        ("acc 75%", False),
+        ("train accuracy 0.99\nbase accuracy 0.25\naccuracy=0.750", False),
+        ("accuracy_by_topic written to acc.csv; accuracy 1e-3 tolerated", False),
+        ("", False),
+    ],
+)
+def test_a_printed_accuracy_that_the_results_do_not_have(printed: str, is_found: bool, tmp_path: Path) -> None:
+    """A line that is written once and never computed; of several figures one must be that of the results."""
+    one = sound(tmp_path, "choice")
+    one.printed += printed
+    _, checks = one.judged()
+    assert broken(checks.values()) == ({"results_agree"} if is_found else set())
+
+
+@pytest.mark.parametrize(("golds", "severity"), [("ABCD", Severity.FAIL), ("CDAB", Severity.WARN), ("BCDA", None)])
+def test_right_answers_that_follow_what_was_said(golds: str, severity: Severity | None) -> None:
+    """Written over by the answers, all of which count then; answers of other places alone are a warning."""
+    known = tuple(Question(question_key(text, LONG[n]), "bcda"[n]) for n, text in enumerate(QUESTIONS))
+    rows = tuple(
+        Row(question=text, choices=list(LONG[n]), correct_answer=golds[n], predicted_answer="ABCD"[n],
+            is_correct=golds[n] == "ABCD"[n])
+        for n, text in enumerate(QUESTIONS)
+    )  # fmt: skip
+    check = _dataset_checks(known, NOTHING, rows, is_exact=False)[1]
+    assert (check.severity if check.holds is False else None) is severity, check.message
+
+
+@pytest.mark.parametrize(("texts", "is_found"), [(["道路の許可"] * 4, True), ([*QUESTIONS], False)])
+@pytest.mark.parametrize("number", ["問{}. ", "Q{}: ", "{}) "])
+def test_one_question_under_several_numbers(number: str, texts: list[str], is_found: bool) -> None:
+    """What numbers the rows makes no other questions of it."""
+    rows = tuple(
+        Row(question=number.format(n) + text, correct_answer="A", is_correct=False) for n, text in enumerate(texts, 1)
+    )
+    assert (_dataset_checks(None, NOTHING, rows, is_exact=False)[0].holds is False) is is_found
+
+
 def test_choices_recorded_in_the_order_that_they_were_asked_in() -> None:
     """Their letters are those of that order: the right one of the data set has moved with its choice."""
     key = question_key(QUESTIONS[0], LONG[0])

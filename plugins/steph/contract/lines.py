@@ -394,6 +394,17 @@ def _first_matches(lines: tuple[str, ...], start: int, end: int, patterns: dict[
     return found
 
 
+_OWN_ACCURACY = re.compile(
+    r"(?i)(?<![a-z_-])(?:accuracy|acc|正解率|正答率)(?:\s?\([^()\n]{0,40}\))?\s{0,8}(?:[:=：は]|is\b)?\s{0,8}"
+    r"(\d{1,9}/\d{1,9}|\d{1,3}(?:[.,]\d{1,17})?)(?![\w.])\s?(%)?"
+)
+
+
+def printed_accuracies(stdout: str) -> list[tuple[float, float]]:
+    """Each accuracy that a program prints in words of its own, as a share, and half of its last digit."""
+    return [_accuracy(match) for match in _OWN_ACCURACY.finditer(stdout)]
+
+
 def _accuracy(match: re.Match[str]) -> tuple[float, float]:
     """The accuracy and half of its last digit, both as shares; NaN where the text is no number."""
     text = match[1].rstrip("%,;")

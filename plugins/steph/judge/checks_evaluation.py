@@ -331,7 +331,7 @@ def judge_evaluation(
         *line_checks(evidence, lines, content),
         *adapter_use_checks(evidence, lines),
         *witnessed_answer_checks(evidence, content),
-        *file_checks(file, lines, evidence.attempt_started_unix),
+        *file_checks(file, lines, evidence.attempt_started_unix, evidence.stdout if form.format == "json" else ""),
         dataset_check(evidence),
         *content_checks(evidence, content, lines),
         *response_checks(

@@ -12,7 +12,7 @@ from itertools import product
 from steph.base.files import UnreadableError, sha256_of
 from steph.base.messages import NOTHING, Message, say, words_of
 from steph.base.text import one_line
-from steph.contract.lines import EvalLines
+from steph.contract.lines import EvalLines, printed_accuracies
 from steph.contract.questions import (
     NUMBERINGS,
     Choices,
@@ -38,6 +38,7 @@ from steph.record.values import Check
 
 BEGUN_SLACK_SECONDS = 2.0  # the files' clock and the program's may differ
 LEAST_AGAIN = 2  # questions: one may stand in the data set twice
+MOST_SHOWN = 3
 _SAYS_NONE = {
     "", "unanswerable", "noanswer", "none", "null", "na", "notgiven", "notfound", "noanswerpresent", "notmentioned",
     "回答なし", "答えなし", "該当なし", "不明", "わからない", "回答不能",
@@ -45,6 +46,7 @@ _SAYS_NONE = {
 _TESTS = re.compile(r"\b(?:assert|def|check|unittest)\b\s*[\w(]")
 MOST_OFF = 0.5  # of a number that may be called right within a tolerance
 _NUMBER = re.compile(r"(?<![\d.])[-+]?\d{1,15}(?:\.\d{1,15})?(?![\d.]*\d)")
+_NUMBER_BEFORE = re.compile(r"^\W{0,3}(?:問|設問|q|question|no)?\W{0,2}\d{1,4}\s?[.:：)）、問]\s*", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold
 CONTEXT_STEP = 256  # tokens: the lengths of contexts are multiples of it
@@ -70,11 +72,15 @@ _NEEDS_JSON = (
 )
 
 
-def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float) -> tuple[Check, ...]:
-    """Check that the file is there, young and well-formed, and that all figures of accuracy agree."""
+def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float, stdout: str = "") -> tuple[Check, ...]:
+    """Check that the file is there, young and well-formed, and that all figures of accuracy agree.
+
+    `stdout`: of a program that prints its accuracy in words of its own.
+    """
     # a second block or file of the same run that tells other figures: one of them was made up afterwards
     others = [*lines.contradictions, *(say("results.other_file", file=one_line(name, 60)) for name in file.others)]
-    agree = RESULTS_AGREE.check(not others, "others" if others else "one", others=others)
+    agree = _printed_check(file.content, stdout) if stdout and file.content and not others else None
+    agree = agree or RESULTS_AGREE.check(not others, "others" if others else "one", others=others)
     name = one_line(file.name, 150)
     if file.path is None:
         unread = (kind.check(None, say("results.no_file")) for kind in (JSON_FRESH, JSON_VALID, JSON_CONSISTENT))
@@ -89,6 +95,23 @@ def file_checks(file: ResultsFile, lines: EvalLines, started_unix: float) -> tup
         _consistency_check(file.content, lines),
         agree,
     )
+
+
+def _printed_check(results: Results, stdout: str) -> Check | None:
+    """A finding where accuracies are printed and none of them is the share of right answers, whichever they are of."""
+    told, rows = printed_accuracies(stdout), results.results
+    shares = {sum(row.is_correct for row in own) / len(own) for own in _by_task(rows) if own}
+    shares |= {score.value for score in results.scores}
+    if not told or not rows or not all(score.is_mean for score in results.scores):
+        return None
+    if any(math.isclose(one, share, abs_tol=max(off, ACCURACY_TOLERANCE)) for one, off in told for share in shares):
+        return None
+    shown = [f"{100 * one:g} %" for one, _ in told[:MOST_SHOWN]]
+    return RESULTS_AGREE.check(False, "printed_otherwise", shown=shown, share=100 * max(shares))
+
+
+def _by_task(rows: Sequence[Row]) -> list[list[Row]]:
+    return [[*rows], *([row for row in rows if row.task == task] for task in {row.task for row in rows})]
 
 
 def _consistency_check(results: Results | None, lines: EvalLines) -> Check:
@@ -337,6 +360,10 @@ def _dataset_checks(
     if dataset is None:
         distinct = ROWS_DISTINCT.check(None, trouble)
         if not is_exact:  # rows alone: a data set may itself have a question twice, but not half of its questions
+            keys = tuple(
+                row.task + question_key(_NUMBER_BEFORE.sub("", row.question) or row.question, row.choices)
+                for row in rows
+            )
             again = len(keys) - len({*keys})
             found, severity = ("half", None) if _is_half_again(rows, keys, prompts) else ("repeated", WARN)
             distinct = ROWS_DISTINCT.check(again == 0, found, severity=severity, questions=len(keys), repeated=again)
@@ -357,6 +384,9 @@ def _dataset_checks(
     told = [] if _are_words_for(told, rows) else told
     # both may count choices from 0 or from 1, in all rows alike
     changed = min(sum(not _is_choice(*one, *firsts) for one in told) for firsts in product((0, 1), repeat=2))
+    # answers that were made the right ones: in the data set's own letters, and all of them count
+    labels = {one for own in answers.values() for one in own}
+    is_credited = changed > 1 and all(row.is_correct and plain_label(row.correct_answer) in labels for row, *_ in told)
     origin: Figures = {"questions": count, "foreign": foreign, "changed": changed}
     firsts = tuple(question.key for question in dataset[:count])
     held, in_order = (Counter(firsts) & Counter(keys)).total(), firsts == keys
@@ -366,7 +396,7 @@ def _dataset_checks(
     return (
         ROWS_DISTINCT.check(repeated == 0, "repeated", questions=count, repeated=repeated),
         QUESTIONS_OF_DATASET.check(
-            not foreign and not changed, "compared", severity=None if is_exact else WARN, **origin
+            not foreign and not changed, "compared", severity=None if is_exact or is_credited else WARN, **origin
         ),
         order,
     )

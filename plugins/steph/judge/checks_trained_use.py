@@ -613,7 +613,7 @@ def _told_by_lines(seen: Answering, asked: Sequence[Row]) -> bool:
 
 
 # what a line says before a right answer that it gives away; after NFKC and without blanks, as lines are hashed
-_TELLING = (
+TELLING = (
     *("answer", "the answer", "correct", "correct answer", "right answer", "gold", "gold answer", "expected"),
     *("expected answer", "solution", "label", "target", "key", "reference", "truth", "ground truth", "hint"),
     *("正解", "正答", "答え", "解答", "回答", "ヒント", "答案", "정답", "Antwort", "Lösung", "réponse", "respuesta"),
@@ -639,12 +639,33 @@ def _told_in_words(seen: Answering, asked: Sequence[Row]) -> int:
 
 @lru_cache(maxsize=64)
 def _telling_lines(gold: str) -> frozenset[str]:
-    words = {form for word in _TELLING for form in (word, word.capitalize(), word.title(), word.upper())}
+    words = {form for word in TELLING for form in (word, word.capitalize(), word.title(), word.upper())}
     golds = {gold, gold.capitalize(), gold.title(), gold.upper()}
     texts = (
         f"{word}{join}{one}{end}" for word in words for join in _JOINING for one in golds for end in ("", ".", "。")
     )
     return frozenset(text_hash(around.format(text))[:8] for text in texts for around in _AROUND)
+
+
+MOST_CLASSES, LEAST_OF_CLASSES = 8, 16  # answers that are learnt again and again; rows in which that is seen
+
+
+def _are_other_classes(seen: Answering, batches: Sequence[Batch], asked: Sequence[Row]) -> bool:
+    """Whether the few answers that were learnt, as numbers, are none of the few that count as right, as letters.
+
+    A program may turn the ones into the others: so a response must be one of the latter, or count as it was learnt.
+    """
+    learnt = [one for fact in batches for one in fact.answer_hashes or ()]
+    golds = {row.correct_answer for row in asked}
+    if len(learnt) < LEAST_OF_CLASSES or not 1 < len({*learnt}) <= MOST_CLASSES or None in learnt:
+        return False
+    texts = {form for gold in golds for form in (gold, gold.lower(), gold.upper(), gold.capitalize())}
+    expected = {text_hash(form.format(text)) for text in texts for form in LABEL_FORMS}
+    if not 1 < len(golds) <= MOST_CLASSES or expected & {*learnt}:
+        return False
+    said = [(row, {*(answer.hashes or ())}) for row in asked for answer in answers_to(seen.counting, row)]
+    as_learnt = [row.predicted_answer in golds for row, own in said if own & {*learnt}]
+    return not any(as_learnt) and (bool(as_learnt) or any(own & expected for _, own in said))
 
 
 def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
@@ -664,6 +685,8 @@ def frame_check(seen: Answering, asked: Sequence[Row]) -> Check:
     if examples := _own_examples(seen, asked):
         severity = FAIL if 2 * examples > len(asked) else None
         return FRAME_AS_TRAINED.check(False, "own_examples", severity=severity, examples=examples, questions=len(asked))
+    if seen.wants_adapter and not settings.use_cot and _are_other_classes(seen, batches, asked):
+        return FRAME_AS_TRAINED.check(False, "other_classes")
     in_rows = [count for fact in batches for count in fact.special_tokens or ()]
     in_prompts = [count for call in calls for count in call.special_tokens or ()]
     if seen.wants_adapter and in_rows and in_prompts:
