@@ -607,6 +607,7 @@ for row in read(a.quiz)[: a.first]:
         ('Path(a.report).write_text(json.dumps({"accuracy": 0.5, "everything": found}))',
          {"file": "{output}", "score": "accuracy", "rows": "everything"}),
         ('pd.DataFrame(found).to_csv(a.report)', {"file": "{output}"}),
+        ('file = open(a.report, "w")\nfor one in found: file.write(json.dumps(one) + "\\n")', {"file": "{output}"}),
         ('json.dump({"quality": 0.5, "rest": other(found)}, open(a.report, "w"))',
          {"file": "{output}", "score": "…", "rows": "…"}),
     ],
@@ -622,6 +623,8 @@ def test_an_evaluation_of_any_name_is_found_with_where_its_rows_are(
     assert evaluate["when"] == {"adapter": ["--lora", "{adapter}"]}
     row = {"question": "question", "expected": "gold", "predicted": "pred", "response": "raw", "correct": "hit"}
     assert evaluate["results"] == results | {"row": row}
+    ending = ".csv" if "csv" in writes else ".jsonl" if "\\n" in writes else None
+    assert evaluate.get("output") == (ending and f"steph-evaluation{ending}")
 
 
 def test_rows_without_a_place_are_refused_before_anything_runs(

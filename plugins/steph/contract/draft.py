@@ -403,14 +403,14 @@ def _evaluate(found: Survey, script: Script | None) -> Iterator[str]:
         yield from _command(script, taken)
         if "samples" not in taken.told:
             yield _with_note(f"fixed = {{ samples = {UNKNOWN} }}", "init.note.samples", most=MAX_SAMPLES)
-        if "output" in taken.told and script.is_table:
-            yield 'output = "steph-evaluation.csv"'
+        if "output" in taken.told and script.rows_ending:
+            yield f'output = "steph-evaluation{script.rows_ending}"'
         yield f"results.file = {_toml('{output}' if 'output' in taken.told else script.results_file or UNKNOWN)}"
         yield from (f"results.{name} = {_toml(path)}" for name, path in script.results.items())
-        if "score" not in script.results and not script.is_table:
+        if "score" not in script.results and not script.rows_ending:
             yield _with_note(f'results.score = "{UNKNOWN}"', "init.note.score")
         if script.row:
-            if "rows" not in script.results and not script.is_table:
+            if "rows" not in script.results and not script.rows_ending:
                 yield _with_note(f'results.rows = "{UNKNOWN}"', "init.note.results_rows")
             yield f"results.row = {_inline(script.row)}"
 

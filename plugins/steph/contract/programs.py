@@ -51,7 +51,7 @@ class Script:
     `unsloth`: whether Unsloth loads its model. `options`: option strings, each with whether it takes no value.
     `arguments`: how many more it takes by their place. `settings`: the profile's names with the values in the text;
     `assumed` are those that a library's default gives. `told`: settings and places that whoever starts it says, and
-    how. `is_table`: its results are a table of rows alone.
+    how. `rows_ending`: of the file, where its results are rows alone, a table or a line each.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Script:
     results_file: str | None = None
     results: Mapping[str, str] = field(default_factory=dict)
     row: Mapping[str, str] = field(default_factory=dict)
-    is_table: bool = False
+    rows_ending: str = ""
 
 
 def _nodes(source: str) -> list[ast.AST]:
@@ -148,7 +148,7 @@ def read_script(path: str, text: str) -> Script:
     if trains and (saved := output_dir or adapter):
         places["output_dir"] = saved
     told |= {name: one for name, one in places.items() if one.kind != "value" and name not in told}
-    results, row, is_table = _results(found)
+    results, row, rows_ending = _results(found)
     return Script(
         path=path,
         trains=trains,
@@ -171,7 +171,7 @@ def read_script(path: str, text: str) -> Script:
         results_file=_text_of(places.get("output")),
         results=results,
         row=row,
-        is_table=is_table,
+        rows_ending=rows_ending,
     )
 
 
@@ -543,8 +543,8 @@ def _places(found: _Program) -> dict[str, Source]:
     return {name: one for name, one in places.items() if one is not None}
 
 
-def _results(found: _Program) -> tuple[dict[str, str], dict[str, str], bool]:
-    """Where score, count and rows are in a table that the text spells, what rows have, whether there are but rows."""
+def _results(found: _Program) -> tuple[dict[str, str], dict[str, str], str]:
+    """Where score, count and rows are in a table that the text spells, what rows have, how a file of rows ends."""
     tables = [
         {
             key: value
@@ -581,5 +581,8 @@ def _results(found: _Program) -> tuple[dict[str, str], dict[str, str], bool]:
             results.setdefault("count", key)
         elif _name(value) in lists or isinstance(value, ast.ListComp):
             results.setdefault("rows", key)
-    is_table = "score" not in results and bool(found.names & {"to_csv", "DictWriter"})
-    return results, row if len(row) > 1 else {}, is_table
+    ending = ".csv" if found.names & {"to_csv", "DictWriter"} else ""
+    for node in found.nodes:  # a row, and the end of its line
+        if isinstance(node, ast.BinOp) and _named(node.left) == "dumps" and _literal(node.right) == "\n":
+            ending = ".jsonl"
+    return results, row if len(row) > 1 else {}, "" if "score" in results else ending
