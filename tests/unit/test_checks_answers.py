@@ -364,6 +364,31 @@ def test_what_all_rows_have_before_their_answers_is_changed_in_the_prompts(
 
 
 @pytest.mark.parametrize(
+    ("ending", "rows", "is_found"),
+    [
+        (["asks", "answer", ":", "cut"], "{own} in the the form answer :", False),
+        (["asks", "reply", ":", "cut"], "{own} in the form answer : more", False),  # the last but one is learnt
+        (["asks", "answer", "-", "cut"], "{own} in the form answer :", True),
+        (["asks", "answer", "-", "cut"], "{own} {own}2 {own}3", False),  # no template in the rows
+        (["asks", "answer", "-", "cut"], "{own} in - form answer :", False),
+    ],
+)
+def test_prompts_end_in_words_of_the_rows_whose_prompts_have_labels_too(
+    sound: EvalEvidence, tmp_path: Path, ending: list[str], rows: str, is_found: bool
+) -> None:
+    """No label tells where these rows' prompts end: all pairs of tokens are compared, but for the last."""
+    (path,) = (sound.root / "seen-training").glob("witness-*.jsonl")
+    facts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    count = len(next(fact for fact in facts if fact["fact"] == "batch")["supervised"])
+    pairs = [rows.format(own=f"row{n}").split() for n in range(count)]
+    trained = each("batch", lead_hashes=[[]] * count, begin_hashes=[[]] * count, pair_hashes=pairs)
+    evidence = replace(sound, training_witness=witness_of(tmp_path / "training", trained(facts)))
+    change = answers(lambda n, fact: [fact | {"lead_hashes": [[f"question{n}", *ending]]}])
+    found = broken(judged(evidence, tmp_path, change))
+    assert found == ({"frame_as_trained": Severity.WARN} if is_found else {})
+
+
+@pytest.mark.parametrize(
     ("in_rows", "in_prompts", "padding", "thinks", "is_found"),
     [
         (["user", "answer"], ["system", "user", "answer"], 0.3, False, True),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise, product, takewhile
@@ -234,6 +234,7 @@ SCORED_AS = (
 )  # fmt: skip
 BEFORE_QUESTION = ("", "Q:", "Question:", "問題:", "問:", "質問:")
 BEFORE_ANSWER = ("", "→", "->", "=>", ":", "=", "|", ",", "A:", "/")
+LEAST_SHARED = 3  # pairs of tokens that all rows of a template have
 LEAST_LEADS = 4  # rows whose learnt answers stand behind the same header
 LEAST_SAME = 3  # pairs before a place where two endings differ
 LONGEST_LABEL = 3  # pairs: two tokens between two others
@@ -250,13 +251,16 @@ def other_ending(seen: Answering, batches: Sequence[Batch], asked: Sequence[Row]
     leads = [lead for fact in whole for lead in fact.lead_hashes]
     begins = {begin for fact in whole for begin in fact.begin_hashes if begin}
     prompts = [answer for answer in seen.counting if answer.ending]
+    is_foreign = seen.evidence.settings.use_rag or seen.evidence.form.format == "lm_eval"
+    if not is_foreign and _ends_unlearnt([{*row} for fact in whole for row in fact.pair_hashes if row], prompts):
+        return "end_in_no_row", None
     if len(leads) < LEAST_LEADS or not all(leads) or len({lead[-1] for lead in leads}) > 1 or not prompts:
         return None, None
     header = leads[0][-1]
     if not any(header in prompt.ending for prompt in prompts):
         return "no_lead", None
     prompts = [prompt for prompt in prompts if header in prompt.ending and not prompt.thinks]
-    if not begins or seen.evidence.settings.use_rag or seen.evidence.form.format == "lm_eval":
+    if not begins or is_foreign:
         return None, None
     begun = [prompt.ending[_last(prompt.ending, header) + 1 :] for prompt in prompts]
     unlearnt = [own for own in begun if own and not any(own[: len(one)] == one[: len(own)] for one in begins)]
@@ -278,6 +282,22 @@ def other_ending(seen: Answering, batches: Sequence[Batch], asked: Sequence[Row]
     golds, texts = {gold for gold, _ in of_gold}, {text for _, text in of_gold}
     is_gold = len(golds) == len(texts) == len(of_gold) > 1 and max(map(len, texts)) <= LONGEST_LABEL
     return ("answer", FAIL) if is_gold else ("put_in", None)
+
+
+def _ends_unlearnt(rows: Sequence[Set[str]], prompts: Sequence[Answer]) -> bool:
+    """Whether all prompts end in words that no row has, though rows with labels throughout follow one template.
+
+    The last pair is left out: with an answer behind it, a text may fall into other tokens there.
+    """
+    if len(rows) < LEAST_LEADS or len({prompt.prompt for prompt in prompts}) < LEAST_ALIKE:
+        return False
+    if len(set.intersection(*map(set, rows))) < LEAST_SHARED or any(prompt.thinks for prompt in prompts):
+        return False
+    shared = takewhile(
+        lambda pairs: len({*pairs}) == 1, zip(*(prompt.ending[::-1] for prompt in prompts), strict=False)
+    )
+    last = [pairs[0] for pairs in shared][1:2]
+    return bool(last) and not any(last[0] in row for row in rows)
 
 
 def _last(values: Sequence[str], value: str) -> int:

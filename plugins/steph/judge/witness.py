@@ -245,6 +245,7 @@ class Batch(Fact):
     unlabelled_end_hashes: tuple[str | None, ...] | None = None  # of what follows the last label
     nested: tuple[bool | None, ...] | None = None  # whether a turn begins in another's header
     lead_hashes: TextLists = ()  # of each two tokens near the prompt's end; the last are right before the first label
+    pair_hashes: TextLists = ()  # of each two tokens of rows with labels from their beginning
     header_hashes: tuple[tuple[str, ...] | None, ...] | None = None  # of what begins a turn, with the token behind it
     ends_in_thought: tuple[bool | None, ...] | None = None  # whether the last that has a label closes a thought
     begin_hashes: TextLists = ()  # of each two tokens from there on, into the answer

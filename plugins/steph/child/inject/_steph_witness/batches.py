@@ -369,7 +369,7 @@ def _labelled(
 ) -> dict[str, Any]:
     """Where the labels stand; a tensor of labels narrower than the tokens stands at their right edge."""
     supervised, closing, tails, firsts, answers, left, blank, leads, begins = [], [], [], [], [], [], [], [], []
-    thoughts = []
+    thoughts, pairs = [], []
     own = following = before = unpredicted = 0
     for row, marks, (begin, end) in zip(ids, labels, spans):
         offset = len(row) - len(marks)
@@ -387,6 +387,7 @@ def _labelled(
         answers.append(_answer(values))
         thoughts.append(tokens.ends_in_thought(values))
         leads.append(tokens.lead_hashes(row[begin : places[0]]) if places else None)
+        pairs.append(tokens.pair_hashes(row[begin:end]) if places and places[0] <= begin + 1 else None)
         begins.append(tokens.answer_hashes(row[begin : places[0]], row[places[0] : end]) if places else None)
         blank.append(_begins_blank(values, row[begin : places[0]]) if places else None)
         left.append(_answer(row[places[-1] + 1 : end]) if places else None)
@@ -400,7 +401,7 @@ def _labelled(
         # what is learnt is the token that was just read
         "unshifted": not is_aligned and before == total if total else None,
         "unpredicted": unpredicted, "answer_hashes": answers, "begins_blank": blank, "unlabelled_end_hashes": left,
-        "lead_hashes": leads, "begin_hashes": begins, "ends_in_thought": thoughts,
+        "lead_hashes": leads, "pair_hashes": pairs, "begin_hashes": begins, "ends_in_thought": thoughts,
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ _ENDS = (
 )
 _MAX_TEXT_TOKENS = 32768
 _MOST_LINES = 400
+_MOST_PAIRS = 512
 _NEAR_END = 24  # tokens: a template may have an empty thought behind the header
 _AFTER = 6  # tokens of an answer
 _THOUGHTS = ("</think>", "/no_think", "/think")  # what a template or a prompt's end has to switch thinking off or on
@@ -106,6 +107,11 @@ def leading(rows: Sequence[Sequence[int]], bos: int | None) -> list[int] | None:
 def lead_hashes(row: Sequence[int]) -> list[str]:
     """A hash of each two tokens that follow each other near a prompt's end: where an answer's header stands."""
     return _pairs(row[-_NEAR_END:])
+
+
+def pair_hashes(row: Sequence[int]) -> list[str]:
+    """The same of the last hundreds of tokens, each once: of a row whose prompt has labels too, which none ends."""
+    return [*dict.fromkeys(_pairs(row[-_MOST_PAIRS:]))]
 
 
 def answer_hashes(prompt: Sequence[int], answer: Sequence[int]) -> list[str]:
