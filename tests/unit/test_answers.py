@@ -55,17 +55,15 @@ def test_a_pipeline_that_keeps_answers_loses_only_what_alone_is_too_long(
 ) -> None:
     """Where the prompt is shortened instead, only an answer that alone is too long is lost."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("a" * 50, "b"), ("a", "b" * 20)])
-    truncated = row_lengths(train_file, character_tokenizer, "keeps_answer", overhead_tokens=0).truncated_at(19)
-    assert (truncated.rows, truncated.lost_rows, truncated.fitting_seq_length) == (2, 1, 20)
-    assert (
-        row_lengths(train_file, character_tokenizer, "keeps_answer", overhead_tokens=0).truncated_at(20).lost_rows == 0
-    )
+    truncated = row_lengths(train_file, character_tokenizer, "keeps_answer").truncated_at(27)
+    assert (truncated.rows, truncated.lost_rows, truncated.fitting_seq_length) == (2, 1, 28)  # with ChatML's eight
+    assert row_lengths(train_file, character_tokenizer, "keeps_answer").truncated_at(28).lost_rows == 0
 
 
 def test_overhead_counts_against_the_length(tmp_path: Path, character_tokenizer: Path) -> None:
     """The template's tokens are part of every row's length."""
     train_file = write_rows(tmp_path / "rows.jsonl", [("abc", "a")])
-    truncated = row_lengths(train_file, character_tokenizer, "right", overhead_tokens=4).truncated_at(8)
+    truncated = row_lengths(train_file, character_tokenizer, "keeps_answer").truncated_at(8)
     assert (truncated.lost_rows, truncated.fitting_seq_length) == (1, 9)
 
 

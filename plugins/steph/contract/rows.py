@@ -298,7 +298,6 @@ def row_lengths(
     train_file: Path,
     tokenizer_json: Path,
     truncation: Truncation,
-    overhead_tokens: int | None = None,
     first_rows: int | None = None,
     row_format: RowFormat = "input_output",
 ) -> RowLengths:
@@ -308,17 +307,15 @@ def row_lengths(
     a conversation as ChatML. With "right" the text is cut at its end, and the answer is lost where the text doesn't
     fit whole; with "keeps_answer" only where the answer alone doesn't fit.
 
-    `overhead_tokens`: what the template adds around a row; default ChatML's for conversations and for "keeps_answer",
-    and 0 for other rows (plain text). `first_rows`: how many rows are trained on, None: all.
+    The template adds ChatML's tokens to conversations and for "keeps_answer", and nothing to other rows (plain text).
+    `first_rows`: how many rows are trained on, None: all.
 
     Tokens are counted once for each state of the two files, however often they are asked.
     Raises ValueError naming file and line of a row that can't be read, OSError where a file can't be opened.
     """
     rows = row_tokens(train_file, tokenizer_json, row_format)[:first_rows]
     plain = CHATML_OVERHEAD_TOKENS if truncation == "keeps_answer" else 0
-    around = [
-        overhead_tokens if overhead_tokens is not None else (CHATML_TURN_TOKENS * row.turns or plain) for row in rows
-    ]
+    around = [CHATML_TURN_TOKENS * row.turns or plain for row in rows]
     whole = tuple(extra + row.text_tokens for extra, row in zip(around, rows, strict=True))
     kept = tuple(extra + row.output_tokens for extra, row in zip(around, rows, strict=True))
     needed = whole if truncation == "right" else kept
