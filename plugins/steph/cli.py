@@ -442,10 +442,7 @@ def _calibration(reports: Path, run: str, model: str, shape: ModelShape) -> Cali
 
 
 def find_pair(runs: Path, a: str | None, b: str | None) -> tuple[Path, Path]:
-    """The folders of two records to compare: B the newest, A the one of its kind before it, where they are not named.
-
-    Raises JournalError where one of them is not there or both are the same.
-    """
+    """The folders to compare, unless named: B the newest, A its predecessor of its kind; raises JournalError."""
     from steph.base.messages import say
     from steph.run.journal import JournalError, read_record, readable_records
 

@@ -197,10 +197,7 @@ def has_message(message_id: str) -> bool:
 
 
 def text(message_id: str, language: Language | None = None, values: Mapping[str, object] | None = None) -> str:
-    """The words of an id, its placeholders replaced, with line ends and of any length.
-
-    Raises KeyError where the catalog has no such id, or `values` lacks a placeholder of its text.
-    """
+    """The words of an id, placeholders replaced, of any length; raises KeyError for an unknown id or value."""
     language = language or _in_use
     return _Formatter(language, is_strict=True).vformat(catalog(language)[message_id], (), values or {})
 

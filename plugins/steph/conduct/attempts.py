@@ -98,10 +98,7 @@ Judge = Callable[[Finished], Attempt]
 
 
 def run_attempt(run: StageRun, plan: Attempt, call: Call, judge: Judge) -> Attempt:
-    """Run one child and journal its end; `judge` completes the attempt with what its artifacts say.
-
-    `plan`: the attempt before it has begun, without a number.
-    """
+    """Run the child of a plan, numbered here, and journal its end; `judge` completes it by its artifacts."""
     setup, journal, console = run.setup, run.journal, run.console
     folder = side_folder(run, plan.stage)
     writes = (setup.root / call.writes,) if call.writes is not None else ()

@@ -258,10 +258,7 @@ class TrainingJob:
 
 
 def open_job(run: StageRun, stage: AnyStage = StageId.H2) -> TrainingJob:
-    """Build the stage's rows where they must be, read and journal them, and ask the script for its flags.
-
-    Raises InputError for rows that can't be built or read.
-    """
+    """Build, read and journal the stage's rows, and ask its script for its flags; raises InputError."""
     description = run.setup.description
     output_dir = description.output_dir
     if stage is ExtendedId.COT_TRAINING:

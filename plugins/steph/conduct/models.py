@@ -288,13 +288,11 @@ def expected_of_shape(
 
 
 def worth_trying(expectation: Expectation, last: Attempt | None, *, gave_up_4bit: bool) -> bool:
-    """Whether a rung is tried: not where it can't fit; without 4-bit after an OOM only where it surely fits.
-
-    Giving up 4-bit makes the weights larger, which no OOM is cured by.
-    """
+    """Whether a rung is tried: not where it can't fit; without 4-bit after an OOM only where it surely fits."""
     if not expectation.is_binding:
         return True
     ran_out = last is not None and last.ran_out_of_memory
+    # giving up 4-bit makes the weights larger, which no OOM is cured by
     return expectation.surely_fits if ran_out and gave_up_4bit else not expectation.cannot_fit
 
 

@@ -156,10 +156,7 @@ def read_inputs(options: Options, profile: Profile, stages: Sequence[AnyStage]) 
 
 
 def config_template(root: Path, section: Train | Evaluate) -> str | None:
-    """The text that a section's file of settings is made of; None where it has none, or one that is given as it is.
-
-    Raises InputError where the file can't be read.
-    """
+    """The text that a section's file of settings is made of; None without one of its own. Raises InputError."""
     if section.config is None:
         return None
     path = root / section.config.template
@@ -249,10 +246,7 @@ class TwinSource:
 
 
 def twin_source(name: str, *, on_gpu: bool) -> TwinSource:
-    """What the twin of a model is made of: its config.json, or its shape where the suite carries it.
-
-    Raises InputError where neither is to be had.
-    """
+    """What a model's twin is made of: its config.json, or its shape where the suite has it; raises InputError."""
     try:
         file = config_file(name)
         config = read_json_object(file, finite=False) if file else None
@@ -280,10 +274,7 @@ def cache_dir() -> Path:
 
 
 def pipeline_python(options: Options, root: Path) -> str:
-    """The interpreter of the pipeline's scripts: asked for, else the root's own `.venv`, else the suite's.
-
-    Raises InputError where the one that was asked for is not there.
-    """
+    """The interpreter of the pipeline: asked for, else the root's `.venv`, else the suite's; raises InputError."""
     if options.pipeline_python:
         found = shutil.which(str(Path(options.pipeline_python).expanduser()))
         if found is None:

@@ -145,10 +145,7 @@ def _unmeasured(reason: Message, checks: tuple[Check, ...]) -> Outcome:
 
 
 def make_material(run: StageRun, folder: Path, seed: int) -> Material:
-    """Draw the questions and write them and their rows into `folder`.
-
-    Raises NoExampleError or InputError where the pipeline's formats can't be told or its builder fails.
-    """
+    """Draw the questions, write them and their rows into `folder`; raises NoExampleError or InputError."""
     drawn = checks_extended.draw(seed)
     description = run.setup.description
     if run.setup.dataset is None or description.train_file is None:

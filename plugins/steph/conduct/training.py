@@ -62,10 +62,7 @@ def settings_at(
     skipped: Collection[int] = (),
     half: Literal["bf16", "fp16"] = "bf16",
 ) -> TrainSettings:
-    """The settings of rung `rung` (0 is `base`), with the changes of `skipped` rungs left out.
-
-    A rung without 4-bit trains in `half` precision, what the card can do.
-    """
+    """The settings of rung `rung` (0 is `base`) without the changes of `skipped` ones; `half` without 4-bit."""
     changes: dict[str, Any] = {}
     for number, step in enumerate(ladder[:rung], start=1):
         if number not in skipped:

@@ -258,10 +258,7 @@ def _objects(rows: object) -> list[Mapping[str, object]]:
 
 
 def questions_of(dataset: Path) -> tuple[Question, ...]:
-    """The data set's questions in order, by lawqa_jp's keys; other rows by their usual ones.
-
-    Raises UnreadableError where it has no rows with a question.
-    """
+    """The data set's questions in order, by lawqa_jp's keys or else by usual ones; raises UnreadableError."""
     rows = samples_of(dataset)
     if any("問題文" in row for row in rows):
         return tuple(
@@ -344,10 +341,7 @@ def questions_in(train_file: Path, row_format: RowFormat = "input_output") -> fr
 
 
 def prompt_template_in(train_file: Path, row_format: RowFormat = "input_output") -> tuple[str, str] | None:
-    """The template of a training file: the beginning and the end that all of its prompts share, cut at line ends.
-
-    None below two rows.
-    """
+    """The beginning and the end that all prompts of a file share, cut at line ends; None below two rows."""
     prompts = [row.prompt for row in training_rows_in(train_file, row_format)]
     if len(prompts) < 2:
         return None

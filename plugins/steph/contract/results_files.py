@@ -157,10 +157,7 @@ def _number(value: object) -> float | None:
 
 
 def _rows_in(raw: object, rows_file: Path | None, form: ResultsForm) -> list[list[object]] | None:
-    """The rows, in a list for each match of their path; None where the description names none.
-
-    A table of rows by their ids is a list of its values.
-    """
+    """The rows, a list for each match of their path, a table's values among them; None where none is described."""
     if rows_file is not None:
         is_lines = rows_file.suffix in ROWS_ALONE
         return [_told(read_json_rows(rows_file) if is_lines else _listed(read_json(rows_file), rows_file.name), form)]

@@ -383,10 +383,7 @@ def language_in(path: Path) -> Language:
 
 
 def strictly(model: type[_Model], table: dict[str, object]) -> _Model:
-    """The table as this model, each value of the type that is asked for: `"10"` is no number and `true` is not 1.
-
-    Raises ValidationError.
-    """
+    """The table as this model, each value of its type: `"10"` is no number, `true` is not 1; raises ValidationError."""
     return model.model_validate_json(json.dumps(table, default=str), strict=True)
 
 

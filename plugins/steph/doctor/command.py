@@ -194,10 +194,7 @@ def doctor_status(
     as_json: bool = False,
     is_gate: bool = False,
 ) -> int:
-    """Examine under pytest's command line `words`, as `steph doctor` with `--quick`, `--json` and `--gate` does.
-
-    Gives the exit status, 2 where the options can't be used.
-    """
+    """Examine under pytest's words, as `steph doctor` does; the exit status, 2 where options can't be used."""
 
     def leave(number: int, _: object) -> NoReturn:  # in order, so that no process stays behind; after seconds at most
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -150,10 +150,7 @@ _FRACTION_KEY = "per_process_memory_fraction"
 
 
 def visible_devices(environ: Mapping[str, str]) -> tuple[Device, ...]:
-    """Return the GPUs that a CUDA program started with this environment would see, `cuda:0` first; raises DeviceError.
-
-    See `visible_among` for how the choice is made.
-    """
+    """The GPUs that a CUDA program sees in this environment (`visible_among`), `cuda:0` first; raises DeviceError."""
     return visible_among(environ.get("CUDA_VISIBLE_DEVICES"), devices())
 
 

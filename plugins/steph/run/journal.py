@@ -65,10 +65,7 @@ class Journal:
     """One record's folder, held for writing by one conductor at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the folder; create it if it does not exist.
-
-        Raises JournalError where it can't be written or another run writes into it.
-        """
+        """Open the folder, made where there is none; raises JournalError, also where another run writes into it."""
         self.folder = folder
         self._spare = folder / "spare"
         try:

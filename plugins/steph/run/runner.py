@@ -139,10 +139,7 @@ class MemoryWatch:
 
 
 def is_back(peaks: Iterable[DevicePeak]) -> bool | None:
-    """Whether these devices' use is now what it was before the child that left these peaks, within the slack.
-
-    None where a device can't be read or its use was not seen then.
-    """
+    """Whether these devices' use is what it was before, within the slack; None where that can't be told."""
     answers = []
     for peak in peaks:
         if peak.uuid is None or peak.peak_device_bytes is None or peak.peak_own_bytes is None:

@@ -38,10 +38,7 @@ _LIBRARY = re.compile(r"(?:^|[/\\])(?:site-packages|dist-packages|lib[/\\]python
 
 
 def table_of(record: Record, stage: AnyStage, *, purpose: Purpose = Purpose.STAGE) -> Markdown:
-    """The table of a stage's attempts of one purpose: setting, outcome, seconds and peaks of each.
-
-    A column that no attempt has anything for is left out.
-    """
+    """The table of a stage's attempts of one purpose: setting, outcome, seconds, peaks; without empty columns."""
     result = record.results.get(stage)
     if result is None:
         return said("report.attempts.none")
