@@ -886,6 +886,29 @@ def test_one_question_under_several_numbers(number: str, texts: list[str], is_fo
     assert (_dataset_checks(None, NOTHING, rows, is_exact=False)[0].holds is False) is is_found
 
 
+@pytest.mark.parametrize(
+    ("others", "is_found"),
+    [
+        (lambda n: range(n), True),  # earlier turns stay
+        (lambda n: (0,), False),  # one of the questions is the example of all
+        (lambda n: (), False),
+    ],
+)
+def test_questions_that_stay_in_the_next_ones_prompt(
+    others: Callable[[int], Sequence[int]], is_found: bool, tmp_path: Path
+) -> None:
+    """A list of messages that is made once, outside the loop: without a data set too, and for short questions."""
+    one = sound(tmp_path, "choice")
+    asked = [f"{text}\n{CHOICES[n]}\n答え:" for n, text in enumerate(QUESTIONS)]
+    for n, call in enumerate(fact for fact in one.facts if fact["fact"] == "generation"):
+        lines = "\n".join([*(asked[k] for k in others(n) if k != n), asked[n]])
+        call |= {"prompt_fingerprints": [list(fingerprints(lines))],
+                 "prompt_lines": [[text_hash(line)[:8] for line in lines.splitlines()]]}  # fmt: skip
+    _, checks = one.judged()
+    check = checks["prompts_hold_questions"]
+    assert (check.holds is False and check.severity is Severity.WARN) is is_found, check.message
+
+
 def test_choices_recorded_in_the_order_that_they_were_asked_in() -> None:
     """Their letters are those of that order: the right one of the data set has moved with its choice."""
     key = question_key(QUESTIONS[0], LONG[0])

@@ -463,35 +463,51 @@ def questions_check(seen: Answering, rows: Sequence[Row]) -> Check:
             edited += PART_OF_QUESTION <= share < WHOLE_QUESTION and is_asked
     if not known or not seen.are_all_seen:
         return PROMPTS_HOLD_QUESTIONS.check(None, say("evaluation.prompts_incomparable"))
+    is_alone = seen.evidence.dataset is None and seen.evidence.form.format != "lm_eval"  # else the check below says it
+    with_others = _with_others(seen.counting, rows) if is_alone and not seen.evidence.settings.use_rag else 0
+    if not lost and not edited and 2 * with_others > len(seen.counting):
+        counts: Figures = {"prompts": len(seen.counting), "with_others": with_others}
+        return PROMPTS_HOLD_QUESTIONS.check(False, "with_others", severity=WARN, **counts)
     severity = WARN if edited and not lost else None
-    counts: Figures = {"questions": known, "lost": lost, "edited": edited}
+    counts = {"questions": known, "lost": lost, "edited": edited}
     return PROMPTS_HOLD_QUESTIONS.check(not lost and not edited, "compared", severity=severity, **counts)
 
 
 LEAST_OWN, HELD = 3, 0.9  # fingerprints that a question has to itself, and how many of them a prompt has
 
 
-def _with_others(prompts: Sequence[Sequence[str]], rows: Sequence[Row]) -> int:
+def _with_others(answers: Sequence[Answer], rows: Sequence[Row]) -> int:
     """How many prompts ask several questions of the results, as where earlier turns stay; examples are in all."""
     texts = [(row.question, *choices_of(row.choices).texts) for row in rows]
     prints = [{one for text in own for one in fingerprints(text)} for own in texts]
-    counts = Counter(one for own in prints for one in own)
-    alone = [{one for one in own if counts[one] == 1} for own in prints]
+    lines = [{text_hash(line)[:8] for line in _long_lines(row.question)} for row in rows]
+    counts = Counter(one for own in (*prints, *lines) for one in own)
+    alone, lines = ([{one for one in own if counts[one] == 1} for own in sets] for sets in (prints, lines))
     held = [
-        frozenset(n for n, own in enumerate(alone) if len(own) >= LEAST_OWN and len(own & {*prompt}) >= HELD * len(own))
-        for prompt in prompts
+        frozenset(
+            n
+            for n, (own, whole) in enumerate(zip(alone, lines, strict=True))
+            if (len(own) >= LEAST_OWN and len(own & {*(answer.prompt or ())}) >= HELD * len(own))
+            or (whole and whole <= {*(answer.lines or ())})
+        )
+        for answer in answers
     ]
     common = frozenset[int].intersection(*held) if len(held) > 1 else frozenset()
     are_examples = all(len(own - common) <= 1 for own in held)
     return 0 if are_examples else sum(len(own) > 1 for own in held)
 
 
+def _long_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if len(normal_form(line)) >= LEAST_OWN_LINE]
+
+
 def bare_check(seen: Answering, rows: Sequence[Row]) -> Check:
     """Without retrieval a prompt holds its question, examples and what all have: no law's text, no passage."""
     if seen.evidence.settings.use_rag:
         return PROMPTS_BARE.check(None, "with_rag")
-    prompts = [answer.prompt for answer in seen.counting if answer.prompt]
-    with_others = 0 if seen.evidence.form.format == "lm_eval" else _with_others(prompts, rows)
+    asking = [answer for answer in seen.counting if answer.prompt]
+    prompts = [answer.prompt for answer in asking if answer.prompt]
+    with_others = 0 if seen.evidence.form.format == "lm_eval" else _with_others(asking, rows)
     if 2 * with_others > len(prompts):
         return PROMPTS_BARE.check(False, "with_others", prompts=len(prompts), with_others=with_others)
     beside = text_beside(prompts, rows, seen.evidence.dataset)
@@ -564,7 +580,7 @@ def _own_examples(seen: Answering, asked: Sequence[Row]) -> int:
             for form in LABEL_FORMS
         }  # fmt: skip
         told = [*row.question.splitlines(), *(row.choices if isinstance(row.choices, list) else [])]
-        whole = [line for line in map(str, told) if len(normal_form(line)) >= LEAST_OWN_LINE]
+        whole = [line for text in told for line in _long_lines(str(text))]
         own = [text_hash(line)[:8] for line in whole]
         # a question and its answer in one line
         joined = {
