@@ -172,8 +172,11 @@ _INSTRUCTS = re.compile(
     re.I,
 )
 _IMPLIES = re.compile(
-    r".{0,200}?(?:\brun with\b|\bpip install\b|\bneeds? to\b|\bha(?:s|ve) to be\b|\bshould be\b|\bmust be\b"
-    r"|\brequires? [^\n]{1,120} to be installed|\bmay help\b|\bbut you didn't\b|\bmake sure\b)",
+    r".{0,200}?(?:\brun with\b|\bpip install\b|\bneeds? to\b|\bha(?:s|ve) to be\b|\b(?:should|must) (?:be|"
+    r"provide|specify|contain|give|set|use|pass|define|include|choose|start|end|divide|not)\b"
+    r"|\brequires? [^\n]{1,120} to be installed|\bmay help\b|\bbut you didn't\b|\bmake sure\b|\b(?:is|are) required\b"
+    r"|\bexpected one of\b|\bcannot exceed\b"
+    r"|\b(?:supported|valid|allowed|available|accepted|possible) (?:\w{1,30} ){0,3}(?:are|is)\b)",
     re.I,
 )
 _STANDARD_LIBRARY = re.compile(
