@@ -263,10 +263,7 @@ def budget_seconds(item: pytest.Item) -> float:
 
 
 def _asked(config: pytest.Config) -> tuple[Options, Profile]:
-    """The options and the profile that they name; raises UsageError.
-
-    From here to the session's end everything is said in the language that they ask for.
-    """
+    """The options and their profile, in whose language all is said from here on; raises UsageError."""
     from steph.base.messages import speaking
 
     config.stash[IS_ASKED] = True

@@ -239,10 +239,7 @@ def _told(runs: Path, record: Record) -> tuple[list[Record], list[VramSample]]:
 
 
 def open_journal(setup: Setup, stages: Sequence[AnyStage], runs: Path) -> Journal:
-    """Join the newest record of this kind and profile, or open a new one where all three stages run.
-
-    Raises JoinError where the stages need results of a record that was made under other facts.
-    """
+    """Join the newest record of this kind and profile, or open one where all three stages run; raises JoinError."""
     found = [
         (folder, record)
         for folder, record in readable_records(runs)

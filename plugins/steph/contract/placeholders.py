@@ -83,10 +83,7 @@ def filled_words(
 
 
 def spelled(value: object) -> str:
-    """A setting as a command line and a YAML file spell it.
-
-    PyYAML takes `2e-05` for a text and `2.0e-05` for a number, so a number with an exponent gets its point.
-    """
+    """A setting as a command line and YAML spell it: PyYAML takes `2e-05` for a text, `2.0e-05` for a number."""
     if value is None:
         return "no"
     if isinstance(value, bool):

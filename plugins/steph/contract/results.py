@@ -250,10 +250,7 @@ def half_digit(value: float) -> float:
 
 
 def values_at(value: object, path: str) -> tuple[object, ...]:
-    """All values at a path, in the file's order; a key that has dots itself is found whole.
-
-    A part that is a number also counts the items of a list, from 0.
-    """
+    """All values at a path, in order; a key with dots is found whole, a number counts a list's items from 0."""
     return tuple(_values(value, path.split(".") if path else []))
 
 

@@ -84,10 +84,7 @@ def used_bytes(uuid: str) -> int:
 
 
 def held_bytes_by_pid(uuid: str) -> dict[int, int | None]:
-    """Return what each process that computes there holds, None where the driver hides it (as on WSL2).
-
-    As far as the driver shows them: often none in a container. Raises DeviceError.
-    """
+    """Return what each process there holds, as far as shown, None where it is hidden (WSL2); raises DeviceError."""
     with _started() as nvml:
         running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
         return {int(process.pid): process.usedGpuMemory for process in running}

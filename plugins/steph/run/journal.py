@@ -85,10 +85,7 @@ class Journal:
         self.events = list(read_events(folder))
 
     def append(self, event: Event) -> None:
-        """Write one event to the disk before returning.
-
-        Raises JournalError where even the spare room is used up, or where the record was deleted meanwhile.
-        """
+        """Write one event to the disk; raises JournalError, also where the record was deleted meanwhile."""
         try:
             is_there = os.path.samestat((self.folder / EVENTS).stat(), os.fstat(self._file))
         except OSError:

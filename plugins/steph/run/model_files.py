@@ -44,10 +44,7 @@ def repo_folder(cache_dir: Path, name: str) -> Path:
 
 
 def cached_model(cache_dir: Path, name: str) -> Path:
-    """The copy that `from_pretrained(name)` would load without a network, in a folder called like its commit.
-
-    Raises IncompleteModelError where there is none or a file is missing or cut.
-    """
+    """The folder that `from_pretrained(name)` would load offline; raises IncompleteModelError where it is not whole."""
     try:
         revision = (repo_folder(cache_dir, name) / "refs" / "main").read_text(encoding="utf-8").strip()
     except OSError as error:

@@ -64,10 +64,7 @@ def _defused(match: re.Match[str]) -> str:
 
 
 def code(text: object, limit_characters: int = INLINE_LIMIT_CHARACTERS) -> Markdown:
-    """The text as a code span; `—` where there is none.
-
-    A text that a code span could not hold in every table dialect goes into a `<code>` element instead.
-    """
+    """The text as a code span, or a `<code>` element where a table's span can't hold it; `—` where there is none."""
     words = shorten(" ".join(clean("" if text is None else text).split()), limit_characters)
     if not words:
         return Markdown(MISSING)
@@ -150,10 +147,7 @@ def joined(parts: Iterable[str], separator: str = "\n\n") -> Markdown:
 
 
 def said(message_id: str, /, **values: object) -> Markdown:
-    """A text of the catalogs, which is Markdown itself; values that are neither that nor numbers are escaped.
-
-    Raises KeyError where there is no such text, or it asks for a value that is not given.
-    """
+    """A text of the catalogs, Markdown itself, its values escaped; raises KeyError for an unknown text or value."""
     safe = {name: value if isinstance(value, int | float) else finalize(value) for name, value in values.items()}
     return Markdown(words_of(message_id, values=safe))
 

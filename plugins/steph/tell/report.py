@@ -260,10 +260,7 @@ def write_page(
     samples: Sequence[VramSample] = (),
     outlook: Outlook | None = None,
 ) -> Path:
-    """Write the report as one page of HTML, with what people wrote into its file `markdown`; give the page's real path.
-
-    Raises OSError where that can't be done, or where the file there is none of these pages.
-    """
+    """Write the report as one page of HTML, with what people wrote into `markdown`; its path. Raises OSError."""
     from steph.tell.page import GENERATOR, as_page  # with markdown_it, which a session's own report has no use for
 
     drawn = draw(record, samples)
