@@ -326,16 +326,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Scan:
-    """Figures of one tensor's values; they are None for a dtype that is not decoded.
-
-    `largest` is the largest absolute value, NaN where there is one. `digest` is of the tensor's bytes.
-    """
+    """Figures of one tensor's values; they are None for a dtype that is not decoded."""
 
     tensor: Tensor
     nonfinite_values: int | None
     any_nonzero: bool | None
-    largest: float | None = None
-    digest: bytes = b""
+    largest: float | None = None  # the largest absolute value, NaN where there is one
+    digest: bytes = b""  # of the tensor's bytes
 
 
 def read_header(path: Path) -> tuple[Tensor, ...]:

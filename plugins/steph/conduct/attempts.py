@@ -50,21 +50,17 @@ QUIET_ENV = {"WANDB_MODE": "disabled", "HF_HUB_DISABLE_TELEMETRY": "1"}  # a run
 
 @dataclass(frozen=True)
 class Finished:
-    """A child that ended: the attempt so far, what the runner saw, what the child printed, and what it was called with.
-
-    `started_unix` and `ended_unix`: by the clock that stamps the files that it wrote. `place`: where its output really
-    was before it. `written_late`: outputs written when the program itself had ended.
-    """
+    """A child that ended: the attempt so far, what the runner saw, what it printed, and what it was called with."""
 
     attempt: Attempt
     outcome: ChildOutcome
     folder: Path
-    started_unix: float
+    started_unix: float  # as `ended_unix`, by the clock that stamps the files that it wrote
     stdout: str
     output: str
     ended_unix: float | None = None
-    place: Path | None = None
-    written_late: tuple[str, ...] = ()
+    place: Path | None = None  # where its output really was before it
+    written_late: tuple[str, ...] = ()  # outputs written when the program itself had ended
     call: Call | None = None
 
     def card_memory(self, device: Device | None) -> CardMemory | None:

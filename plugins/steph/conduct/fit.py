@@ -129,16 +129,13 @@ def hub_config(name: str, cache_dir: Path | None = None, endpoint: str | None = 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model's shape, the modules that LoRA is on, and its parameters where peft had to count them.
-
-    `weights`: how the published ones are quantised. `taken_for`: the common model whose shape it is, by its name alone.
-    """
+    """A model's shape, the modules that LoRA is on, and its parameters where peft had to count them."""
 
     shape: shapes.ModelShape
     targets: tuple[str, ...]
     adapter: AdapterCount | None = None
-    weights: shapes.Weights = field(default_factory=shapes.Weights)
-    taken_for: str = ""
+    weights: shapes.Weights = field(default_factory=shapes.Weights)  # how the published ones are quantised
+    taken_for: str = ""  # the common model whose shape it is, by its name alone
 
 
 def subject(model: str, options: LoraOptions) -> Subject:

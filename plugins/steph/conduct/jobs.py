@@ -47,17 +47,13 @@ from steph.run.journal import now
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that stays the same over a stage's trainings; `output_dir` is from the pipeline root.
-
-    `train_file`: None where the program takes its rows from elsewhere. `flags`: what the script of the preset `lawqa`
-    takes beyond the spec's; None for a program whose description is all that is known.
-    """
+    """All that stays the same over a stage's trainings."""
 
     run: StageRun
     stage: AnyStage
-    train_file: DataFile | None
-    output_dir: str
-    flags: frozenset[str] | None
+    train_file: DataFile | None  # None where the program takes its rows from elsewhere
+    output_dir: str  # from the pipeline root
+    flags: frozenset[str] | None  # what a script of `lawqa` takes beyond the spec's; None of any other program
 
     @property
     def setup(self) -> Setup:

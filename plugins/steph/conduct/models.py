@@ -219,16 +219,12 @@ def _from_hub(run: StageRun, candidates: tuple[str, ...], *, is_explicit: bool) 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """A training attempt's forecast as the trainer will run it, and in the least memory that it can.
-
-    `is_binding`: whether a setting may be passed over because of it; not for a trainer that nobody described, and not
-    under `--steph-no-predict`.
-    """
+    """A training attempt's forecast as the trainer will run it, and in the least memory that it can."""
 
     likely: Forecast
     least: Forecast
     card_bytes: int
-    is_binding: bool
+    is_binding: bool  # may rule a setting out: not of an undescribed trainer, nor under --steph-no-predict
 
     @property
     def verdict(self) -> FitVerdict:

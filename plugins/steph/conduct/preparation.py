@@ -228,15 +228,12 @@ def _profile_for(root: Path, description: Description, profile: Profile, options
 
 @dataclass(frozen=True)
 class TwinSource:
-    """Of what a twin is made: a published model's configuration, its own tokenizer's folder where that is there.
-
-    `shrink`: the architecture in small sizes.
-    """
+    """Of what a twin is made: a published model's configuration, its own tokenizer's folder where that is there."""
 
     name: str
     config: Mapping[str, Any]
     tokenizer: Path | None
-    shrink: bool
+    shrink: bool  # the architecture in small sizes
 
     @property
     def title(self) -> str:

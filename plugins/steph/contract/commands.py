@@ -168,20 +168,16 @@ def evaluated_in_4bit(description: Description, asked: EvalSettings, *, trained_
 
 @dataclass(frozen=True)
 class Call:
-    """The commands of one attempt: `argv`, with commands before and after it, all in `cwd` from the root with `env`.
-
-    `config` is the text of the file of settings that it is given, `train_file` the rows, `writes` the output that
-    `argv` writes, from the root.
-    """
+    """The commands of one attempt: `argv`, with commands before and after it, all in `cwd` from the root with `env`."""
 
     argv: tuple[str, ...]
     before: tuple[tuple[str, ...], ...] = ()
     after: tuple[tuple[str, ...], ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "."
-    config: str | None = None
+    config: str | None = None  # the text of the file of settings that it is given
     train_file: Path | None = None
-    writes: str | None = None
+    writes: str | None = None  # the output that `argv` writes, from the root
 
     @property
     def commands(self) -> tuple[tuple[str, ...], ...]:
@@ -191,20 +187,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pipeline's programs run, and the files that an attempt is given.
-
-    Paths are from the root, or absolute. `train_dir` holds the training file alone; `config` is where the file of
-    settings is, `template` the text that it is made of.
-    """
+    """Where a pipeline's programs run, and the files that an attempt is given: paths from the root, or absolute."""
 
     root: Path
     python: str
     on_gpu: bool
     train_file: str | None = None
-    train_dir: str | None = None
+    train_dir: str | None = None  # holds the training file alone
     dataset: str | None = None
-    config: str | None = None
-    template: str | None = None
+    config: str | None = None  # the file of settings
+    template: str | None = None  # the text that it is made of
 
     @property
     def rows(self) -> Path | None:
@@ -371,18 +363,14 @@ NO_STEP_LIMIT = -1  # transformers' TrainingArguments.max_steps where the epochs
 
 @dataclass(frozen=True)
 class Files:
-    """The files that the commands are given: paths from the root, None where there is none.
-
-    `is_alone`: whether nothing but the training file is in its folder. `template`: the text of the section's file of
-    settings. `rows`: of the training file.
-    """
+    """The files that the commands are given: paths from the root, None where there is none."""
 
     root: Path
     train_file: str | None = None
-    is_alone: bool = False
+    is_alone: bool = False  # whether nothing but the training file is in its folder
     dataset: str | None = None
-    template: str | None = None
-    rows: int | None = None
+    template: str | None = None  # the text of the section's file of settings
+    rows: int | None = None  # of the training file
 
 
 def target_settings(here: TrainSettings, target: ProductionTarget, *, has_4bit: bool = True) -> TrainSettings:

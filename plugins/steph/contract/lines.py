@@ -240,13 +240,7 @@ _RESULT = {key: re.compile(key.value) for key in (*KeyLine,)[7:]}
 
 @dataclass(frozen=True)
 class EvalLines:
-    """The figures that an evaluation printed; None where a line is missing, `order` has the line number of each.
-
-    Of several blocks of results one counts, and what was printed above it, last of all, is its set-up.
-    `contradictions` are blocks of as many questions with other figures and no set-up of their own, `loaded_models` what
-    the lines above say was loaded, `endpoints` the servers that were asked. `of_other_blocks` are lines that
-    were printed for another block alone: a base model that was evaluated first has no adapter.
-    """
+    """The figures that an evaluation printed, those of one block of results; None where a line is missing."""
 
     rag_mode: str | None = None
     llm_model: str | None = None
@@ -263,11 +257,11 @@ class EvalLines:
     other_errors: int = 0
     invocation_errors: tuple[str, ...] = ()
     saved_to: str | None = None
-    contradictions: tuple[Message, ...] = ()
-    loaded_models: tuple[str, ...] = ()
-    endpoints: tuple[str, ...] = ()
-    of_other_blocks: frozenset[str] = frozenset()
-    order: dict[KeyLine, int] = field(default_factory=dict)
+    contradictions: tuple[Message, ...] = ()  # blocks of as many questions with other figures, under the same set-up
+    loaded_models: tuple[str, ...] = ()  # as the lines above the block say
+    endpoints: tuple[str, ...] = ()  # the servers that were asked
+    of_other_blocks: frozenset[str] = frozenset()  # lines of another block alone: a base model has no adapter
+    order: dict[KeyLine, int] = field(default_factory=dict)  # the line number of each
     key_lines: tuple[str, ...] = ()
 
 

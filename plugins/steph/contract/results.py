@@ -77,16 +77,13 @@ class Summary(_Part):
 
 
 class Score(_Part):
-    """One figure of the results: of which task, by which metric, over how many samples.
-
-    `is_mean`: it is the mean of its rows' scores; None where that is unknown, as of a metric over a whole corpus.
-    """
+    """One figure of the results: of which task, by which metric, over how many samples."""
 
     task: str = ""
     metric: str = ""
     value: float
     count: Annotated[int, Field(ge=0)] | None = None
-    is_mean: bool | None = True
+    is_mean: bool | None = True  # the mean of its rows' scores; None: unknown, as of a metric over a whole corpus
 
 
 def _lowered(value: object) -> object:
@@ -94,21 +91,16 @@ def _lowered(value: object) -> object:
 
 
 class Row(_Part):
-    """One answered question.
-
-    `predicted_answer` is a label, a text, `unknown` or `error`; `response` is None where the model was not asked for
-    a text. `score` is what it counts, where that may be a part of 1. Newer pipelines alone have `seconds`,
-    `new_tokens`, `finish_reason` and `prompt`.
-    """
+    """One answered question; newer pipelines alone have `seconds`, `new_tokens`, `finish_reason` and `prompt`."""
 
     question: str
     choices: object = None
     correct_answer: Annotated[str, StringConstraints(max_length=2000)] = ""
-    predicted_answer: Annotated[str, BeforeValidator(_lowered)] = ""
+    predicted_answer: Annotated[str, BeforeValidator(_lowered)] = ""  # a label, a text, `unknown` or `error`
     is_correct: bool
     also_right: tuple[str, ...] = ()  # each of several right answers, of which one is enough
-    response: str | None = None
-    score: float | None = None
+    response: str | None = None  # None: the model was not asked for a text
+    score: float | None = None  # what it counts, where that may be a part of 1
     runs: tuple[str, ...] = ()  # the responses of several runs, of which the answer was voted
     task: str = ""
     seconds: object = None
@@ -146,22 +138,16 @@ class Row(_Part):
 
 
 class Results(_Part):
-    """The content of one evaluation's files.
-
-    `summary` is of the format `lawqa`, `scores` are of the others. `contradictions` are what its files say against
-    each other (Japanese), `begun_unix` is when they say that the evaluation began. `kind` is what
-    the program itself says that it asked, None where only the description tells. `whole`: the questions of the whole
-    data set, where the file says how many.
-    """
+    """The content of one evaluation's files."""
 
     config: Config = Config()
-    summary: Summary | None = None
+    summary: Summary | None = None  # of the format `lawqa`
     results: tuple[Row, ...] = ()
-    scores: tuple[Score, ...] = ()
-    contradictions: tuple[Message, ...] = ()
-    begun_unix: float | None = None
-    kind: EvaluationKind | None = None
-    whole: Annotated[int, Field(ge=1)] | None = None
+    scores: tuple[Score, ...] = ()  # of the others
+    contradictions: tuple[Message, ...] = ()  # what its files say against each other
+    begun_unix: float | None = None  # when they say that the evaluation began
+    kind: EvaluationKind | None = None  # what the program says that it asked; None: only the description tells
+    whole: Annotated[int, Field(ge=1)] | None = None  # questions of the whole data set, where the file says how many
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -182,19 +168,15 @@ class Results(_Part):
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """The file that was found (None: none), the name the pipeline has for it, and its content or what is wrong.
-
-    `others` are names of files beside it that this attempt wrote under the asked name and that tell other results.
-    `rows_files` are files of their own that hold its rows.
-    """
+    """The file that was found (None: none), the name the pipeline has for it, and its content or what is wrong."""
 
     path: Path | None
     name: str
     fresh: bool = False
     content: Results | None = None
     problem: Message | None = None
-    others: tuple[str, ...] = ()
-    rows_files: tuple[Path, ...] = ()
+    others: tuple[str, ...] = ()  # files of this attempt under the asked name that tell other results
+    rows_files: tuple[Path, ...] = ()  # files of their own that hold its rows
 
 
 def with_labels(rows: tuple[Row, ...], *, has_flags: bool) -> tuple[Row, ...]:

@@ -286,17 +286,12 @@ _DATED = r"(?:\d{8}-\d{4}(?:\d{2})?_)?"  # what a script may put before the aske
 
 @dataclass(frozen=True)
 class Reader:
-    """One format: its reader, which is given the files that hold rows, and what it knows without being told where.
-
-    `knows`: the names of `ResultsRow`, and `model` and `adapter`. `rows_inside`: the results file holds the rows itself
-    where no other place is named. `own_metric`: a written answer counts as right by a rule of the format's own, which
-    the answers beside each other don't tell.
-    """
+    """One format: its reader, which is given the files that hold rows, and what it knows without being told where."""
 
     read: Callable[[Path, Sequence[Path], ResultsForm], tuple[Results, tuple[Path, ...]]]
-    knows: frozenset[str] = frozenset()
-    rows_inside: bool = True
-    own_metric: bool = False
+    knows: frozenset[str] = frozenset()  # the names of `ResultsRow`, and `model` and `adapter`
+    rows_inside: bool = True  # the results file holds the rows where no other place is named
+    own_metric: bool = False  # an answer counts as right by the format's own rule, not by the answers beside each other
 
     def has_rows(self, form: ResultsForm) -> bool:
         """Whether this description's results have rows: said where, or inside and known by what is in them."""

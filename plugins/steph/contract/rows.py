@@ -55,16 +55,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """What one row teaches: its turns in order, of which the last is the answer.
-
-    `separator` stands between two turns where no chat template joins them. `question` and `choices` are what the row's
-    `meta` says it asks, empty where it has none.
-    """
+    """What one row teaches: its turns in order, of which the last is the answer."""
 
     turns: tuple[Turn, ...]
     is_chat: bool = False
-    separator: str = "\n"
-    question: str = ""
+    separator: str = "\n"  # between two turns where no chat template joins them
+    question: str = ""  # what the row's `meta` says it asks, with these choices
     choices: object = None
 
     @property
@@ -233,15 +229,11 @@ def _alpaca(row: Mapping[str, object]) -> tuple[Turn, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TruncatedAnswers:
-    """How many answers of a training file one length cuts off.
-
-    `lost_rows`: rows whose last answer token is cut off. `fitting_seq_length`: the shortest length in tokens, the
-    template's overhead included, that loses no answer.
-    """
+    """How many answers of a training file one length cuts off."""
 
     rows: int
-    lost_rows: int
-    fitting_seq_length: int
+    lost_rows: int  # whose last answer token is cut off
+    fitting_seq_length: int  # the shortest in tokens, the template's included, that loses no answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,15 +247,11 @@ class RowTokens:
 
 @dataclass(frozen=True, slots=True)
 class RowLengths:
-    """Tokens of the rows that are trained on, in file order, the template's overhead included; never empty.
+    """Tokens of the rows that are trained on, in file order, the template's overhead included; never empty."""
 
-    `whole`: each row's. `needed`: what a length must leave of each, so that its answer is not lost. `answers`: what is
-    learnt of each where the loss is taken of answers alone.
-    """
-
-    whole: tuple[int, ...]
-    needed: tuple[int, ...]
-    answers: tuple[int, ...]
+    whole: tuple[int, ...]  # each row's
+    needed: tuple[int, ...]  # what a length must leave of each, so that its answer is not lost
+    answers: tuple[int, ...]  # what is learnt of each where the loss is taken of answers alone
 
     @property
     def longest_tokens(self) -> int:

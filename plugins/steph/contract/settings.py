@@ -38,15 +38,11 @@ from steph.record.settings import (
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A row of cards.toml: `usable_gib` of a card that nobody else uses; a desktop on it takes some of that.
-
-    `sold_as_gb`: gigabytes that its maker names, and part of the name where they tell cards apart. `capability`: its
-    compute capability.
-    """
+    """A row of cards.toml."""
 
     name: str
-    sold_as_gb: int
-    usable_gib: float
+    sold_as_gb: int  # that its maker names, and part of the name where they tell cards apart
+    usable_gib: float  # of a card that nobody else uses; a desktop on it takes some of that
     capability: tuple[int, int]
     basis: Literal["measured", "documented", "sister"]
 

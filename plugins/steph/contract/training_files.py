@@ -133,15 +133,12 @@ def _as_float(value: float) -> float:
 
 @dataclass(frozen=True)
 class OwnFigures:
-    """What a pipeline may measure and write itself (`train_metrics.json`); empty where it doesn't.
+    """What a pipeline may measure and write itself (`train_metrics.json`); empty where it doesn't."""
 
-    `tokens_per_second` is without padding; `step_seconds`, `step_tokens` and `losses` have one figure for each step.
-    """
-
-    tokens_per_second: float | None = None
+    tokens_per_second: float | None = None  # without padding
     steps: int | None = None
     epochs: float | None = None
-    losses: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()  # one of each step, as what follows
     step_seconds: tuple[float, ...] = ()
     step_tokens: tuple[int, ...] = ()
 
@@ -196,17 +193,12 @@ _TROUBLE = re.compile(
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """The Trainer's lines of one output.
+    """The Trainer's lines of one output."""
 
-    `metrics` are those of the last run without repetitions, `final` its line with `train_runtime`, None where none
-    stands behind its last loss. `places` are the numbers of the lines with its losses. `earlier` counts the loss lines
-    of runs that were begun before it in the same output.
-    """
-
-    metrics: tuple[Metrics, ...] = ()
-    final: Metrics | None = None
-    places: tuple[int, ...] = ()
-    earlier: int = 0
+    metrics: tuple[Metrics, ...] = ()  # of the last run, without repetitions
+    final: Metrics | None = None  # its line with `train_runtime`, behind its last loss
+    places: tuple[int, ...] = ()  # the numbers of the lines with its losses
+    earlier: int = 0  # loss lines of runs that were begun before it in the same output
 
     @property
     def losses(self) -> tuple[Metrics, ...]:

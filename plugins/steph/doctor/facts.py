@@ -51,14 +51,11 @@ WARN, FAIL, CERTAIN = (Level.WARN, False), (Level.FAIL, False), (Level.FAIL, Tru
 
 @dataclass(frozen=True)
 class DoctorCheck:
-    """One row of the table, with the ways in which it may not hold; the catalogs have when that is, and what to do.
-
-    `gpu_only` rows do not apply to a profile with device = "cpu".
-    """
+    """One row of the table, with the ways in which it may not hold; the catalogs have when that is, and what to do."""
 
     id: str
     troubles: Mapping[str, tuple[Level, bool]]
-    gpu_only: bool = False
+    gpu_only: bool = False  # does not apply to a profile with device = "cpu"
 
     def words(self, key: str, language: Language | None = None) -> str:
         """The catalog's text of `looks_at`, `TROUBLE.when` or `TROUBLE.remedy`."""
@@ -108,16 +105,13 @@ class MemoryUser:
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """Facts of NVML. `device` is the GPU that a run would use, `count` how many GPUs and slices there are.
-
-    `visible` is CUDA_VISIBLE_DEVICES; `error` is NVML's own in one line.
-    """
+    """Facts of NVML."""
 
     has_nodes: bool
-    count: int = 0
-    device: Device | None = None
-    visible: str | None = None
-    error: str | None = None
+    count: int = 0  # GPUs and slices
+    device: Device | None = None  # that a run would use
+    visible: str | None = None  # CUDA_VISIBLE_DEVICES
+    error: str | None = None  # NVML's own in one line
     users: tuple[MemoryUser, ...] = ()
 
 
@@ -191,15 +185,12 @@ class Step(Value):
 
 
 class PythonStep(Step):
-    """The pipeline's interpreter; `conflicts` are requirements that its packages do not meet, None: not known.
-
-    Each is the package with its version, what it requires, and the version that is installed.
-    """
+    """The pipeline's interpreter."""
 
     version: str = ""
     output_encoding: str | None = None
     packages: dict[str, str | None] = Field(default_factory=dict)
-    conflicts: tuple[tuple[str, str, str], ...] | None = None
+    conflicts: tuple[tuple[str, str, str], ...] | None = None  # package, what it requires, what there is; None: unknown
     bnb_cuda_libraries: tuple[str, ...] = ()
 
 
@@ -222,13 +213,10 @@ class ProductStep(Step):
 
 
 class LibrariesStep(Step):
-    """transformers and peft imported; `unavailable` is what transformers would not use, `unknown` what it would refuse.
+    """transformers and peft imported."""
 
-    `unknown_arguments` are keywords of the train script's calls that this transformers' signatures do not have.
-    """
-
-    unavailable: tuple[str, ...] = ()
-    unknown_arguments: tuple[str, ...] = ()
+    unavailable: tuple[str, ...] = ()  # what transformers would not use
+    unknown_arguments: tuple[str, ...] = ()  # keywords of the train script's calls that its signatures do not have
 
 
 class FourBitStep(Step):
@@ -254,19 +242,14 @@ class Checkup(Value):
 
 @dataclass(frozen=True)
 class Needs:
-    """The least that a run needs; None where no candidate's shape is known.
-
-    `loaded_bytes`: GPU memory of the smallest candidate's weights and of a process that holds them.
-    `weights_bytes`: the first candidate's weights in half precision, on disk and in the RAM of a loader that does not
-    map the file. `output_bytes`: what every attempt of the ladder together leaves on the disk, and some to spare.
-    """
+    """The least that a run needs; None where no candidate's shape is known."""
 
     is_gpu: bool
     is_twin: bool
     first: str
-    loaded_bytes: int | None
-    weights_bytes: int | None
-    output_bytes: int
+    loaded_bytes: int | None  # GPU memory of the smallest candidate's weights and of a process that holds them
+    weights_bytes: int | None  # the first candidate's in half precision, on disk and in a loader's RAM
+    output_bytes: int  # what all attempts of the ladder leave on the disk, and some to spare
     vram_cap_bytes: int | None = None
     compute_dtype: str = "bfloat16"
 

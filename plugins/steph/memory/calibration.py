@@ -58,21 +58,16 @@ class MeasuredPoint:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a record says of the memory model, from `point_count` measured attempts of a model of `shape`.
+    """What a record says of the memory model, from `point_count` measured attempts of a model of `shape`."""
 
-    `trainer` is what the pipeline's description names (`is_described`), else the one assumed. `is_explained`: whether
-    the formulas hold for what was measured. `line`: allocated peak in bytes a token of a forward, and bytes without
-    any, where two lengths were measured; `shortfall` says why two gave none.
-    """
-
-    trainer: TrainerName
+    trainer: TrainerName  # that the pipeline's description names (`is_described`), else the one assumed
     is_described: bool
     constants: Constants = BUILT_IN_CONSTANTS
     point_count: int = 0
-    is_explained: bool = True
+    is_explained: bool = True  # whether the formulas hold for what was measured
     shape: ModelShape | None = None
-    line: tuple[float, float] | None = None
-    shortfall: Message = NOTHING
+    line: tuple[float, float] | None = None  # of two lengths: allocated peak in bytes a token, and bytes without any
+    shortfall: Message = NOTHING  # why two lengths gave none
 
     def forecast(self, shape: ModelShape, work: Workload) -> Forecast:
         """Predict a run on the record's card.

@@ -22,21 +22,15 @@ from steph.base.messages import Message, say
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The traits that transformers' models of one `model_type` share, as far as parameters and memory go.
+    """The traits that transformers' models of one `model_type` share, as far as parameters and memory go."""
 
-    `is_measured`: training runs of this family were measured (benchmarks/memory.md). `qkv_bias`: q, k and v have
-    biases. `head_norms`: norms on q and k. `layer_norms`: norms of one layer. `fuses`: q, k and v are one linear, and
-    so are gate and up. `keeps_fp32_norms`: its norms keep an fp32 copy of their input, where the trainer brings none of
-    its own. `caps_logits`: they go through a tanh.
-    """
-
-    is_measured: bool = False
-    qkv_bias: bool = False
-    head_norms: bool = False
-    layer_norms: int = 2
-    fuses: bool = False
-    keeps_fp32_norms: bool = False
-    caps_logits: bool = False
+    is_measured: bool = False  # training runs of this family were (benchmarks/memory.md)
+    qkv_bias: bool = False  # q, k and v have biases
+    head_norms: bool = False  # norms on q and k
+    layer_norms: int = 2  # norms of one layer
+    fuses: bool = False  # q, k and v are one linear, and so are gate and up
+    keeps_fp32_norms: bool = False  # a copy of their input, where the trainer brings no norms of its own
+    caps_logits: bool = False  # they go through a tanh
 
 
 _FAMILY_ROWS = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
@@ -64,14 +58,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a decoder-only transformer with gated MLPs, named as in its `config.json`.
-
-    `qkv_bias`: whether the q, k and v projections carry a bias (qwen2 always does; the others' `attention_bias` is
-    not supported). `num_experts`: of each layer, all kept in 16 bits, `experts_per_token` of them used; 0: none.
-    `max_position_embeddings`: 0 where it is not known, or differs between the names of one shape.
-    `more_linears`, `more_parameters`: what the formulas do not give, such as an image tower's; all of a model that
-    transformers has counted.
-    """
+    """The sizes of a decoder-only transformer with gated MLPs, named as in its `config.json`."""
 
     model_type: str
     hidden_size: int
@@ -82,13 +69,13 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     tie_word_embeddings: bool
-    qkv_bias: bool
-    max_position_embeddings: int
-    num_experts: int = 0
-    experts_per_token: int = 0
+    qkv_bias: bool  # always of qwen2; the others' `attention_bias` is not supported
+    max_position_embeddings: int  # 0: not known, or different between the names of one shape
+    num_experts: int = 0  # of each layer, all kept in 16 bits; 0: none
+    experts_per_token: int = 0  # so many of them are used
     expert_width: int = 0
-    more_linears: tuple[Linear, ...] = ()
-    more_parameters: int = 0
+    more_linears: tuple[Linear, ...] = ()  # what the formulas do not give, as an image tower's; all of a counted model
+    more_parameters: int = 0  # likewise
 
     @property
     def type_words(self) -> Message | str:
@@ -104,19 +91,14 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class ParameterParts:
-    """A model's parameters by how they are stored in 4-bit training; the sum is the published count.
+    """A model's parameters by how they are stored in 4-bit training; the sum is the published count."""
 
-    `quantised_linear`: weights of the linears that bitsandbytes quantises, of an image tower too. `experts`: tensors of
-    all experts together, which transformers 5 does not hand to bitsandbytes. `head`: 0 where the head shares the
-    embedding's tensor. `norms`: whatever else has 16 bits, too.
-    """
-
-    quantised_linear: int
+    quantised_linear: int  # weights that bitsandbytes quantises, of an image tower too
     embedding: int
-    head: int
-    norms: int
+    head: int  # 0 where the head shares the embedding's tensor
+    norms: int  # whatever else has 16 bits, too
     biases: int
-    experts: int = 0
+    experts: int = 0  # of all together, which transformers 5 does not hand to bitsandbytes
 
     @property
     def total(self) -> int:

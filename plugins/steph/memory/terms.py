@@ -29,51 +29,30 @@ ASSUMED_TRAINER = TrainerName.FULL  # of a pipeline that does not say
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """The memory use of one kind of training program.
+    """The memory use of one kind of training program."""
 
-    `slack_share`: what the allocator reserves beyond what is allocated, as a share of it, median of the `marked_points`
-    points that are marked for fitting. It depends on the order of requests: `full`'s points have 0.04 to 0.18.
-    `version`: of the program that was measured, empty for the reference pipeline; others may hold more.
-    `upcasts`: all but the 4-bit weights is cast to fp32 (peft.prepare_model_for_kbit_training), and so are activations.
-    `copies_norm_inputs`: transformers' own RMSNorm keeps an fp32 copy of its input, torch's kernel the input itself.
-    `has_mask`: attention gets a mask of all pairs of tokens, under which keys and values are repeated for all heads.
-    `all_logits`: logits of every position, else of the labels alone. `held_positions`: how many are held at once, where
-    the loss runs in chunks. `pads_to_maximum`: rows are as long as the setting, else as the longest of them.
-    `picks_its_way`: it decides on recompute and on fusing micro-batches by the memory that is free.
-    `half_adapter`: LoRA's weights, gradients and moments are bf16 too, where the base is quantised. `has_own_norms`:
-    kernels in place of transformers' norms, of any family. `logit_copies`: fp32 tensors of all logits at the loss.
-    `eager_attention`: its softmax is kept. `offloads_checkpoints`: what recompute keeps waits in host memory.
-    `mlp_kept`, `mlp_gradients`: tensors as wide as the MLP that a layer keeps, and that its backward holds.
-    `is_short`: without dropout a LoRA layer is one function that keeps its input itself; a gated MLP, where no dropout
-    is in it, is another one, which makes its product again and multiplies gate and up at once. `tries_graph`: steps
-    become a CUDA graph, which has a workspace of its own. `uses_host_memory`: where nothing else fits, embeddings and
-    then recompute's inputs wait in host memory. `launcher_context_gib`: what a program that starts the training holds
-    of the card itself; a script does without. `least_error`: how far runs may lie from the formulas at least, as a
-    share.
-    """
-
-    slack_share: float
-    marked_points: int
-    version: str = ""
-    upcasts: bool = False
-    copies_norm_inputs: bool = False
-    has_mask: bool = False
-    all_logits: bool = True
-    held_positions: int | None = None
-    pads_to_maximum: bool = False
-    picks_its_way: bool = False
-    half_adapter: bool = False
-    has_own_norms: bool = False
-    logit_copies: int = 3
-    eager_attention: bool = False
-    offloads_checkpoints: bool = False
-    mlp_kept: int = 3
-    mlp_gradients: int = 3
-    is_short: bool = False
-    tries_graph: bool = False
-    uses_host_memory: bool = False
-    launcher_context_gib: float = 0.0
-    least_error: float = 0.0
+    slack_share: float  # reserved beyond what is allocated, as a share; `full`'s points have 0.04 to 0.18
+    marked_points: int  # of whose slack it is the median
+    version: str = ""  # that was measured, empty for the reference pipeline; others may hold more
+    upcasts: bool = False  # all but 4-bit weights, and activations, to fp32 (peft.prepare_model_for_kbit_training)
+    copies_norm_inputs: bool = False  # to fp32, as transformers' RMSNorm does; torch's kernel keeps the input itself
+    has_mask: bool = False  # of all pairs of tokens, under which keys and values are repeated for all heads
+    all_logits: bool = True  # of every position, else of the labels alone
+    held_positions: int | None = None  # logits held at once, where the loss runs in chunks
+    pads_to_maximum: bool = False  # rows are as long as the setting, else as the longest of them
+    picks_its_way: bool = False  # recompute and fused micro-batches, by the memory that is free
+    half_adapter: bool = False  # LoRA's weights, gradients and moments are bf16, where the base is quantised
+    has_own_norms: bool = False  # kernels in place of transformers' norms, of any family
+    logit_copies: int = 3  # fp32 tensors of all logits at the loss
+    eager_attention: bool = False  # its softmax is kept
+    offloads_checkpoints: bool = False  # what recompute keeps waits in host memory
+    mlp_kept: int = 3  # tensors as wide as the MLP that a layer keeps
+    mlp_gradients: int = 3  # and that its backward holds
+    is_short: bool = False  # without dropout, LoRA's layers and gated MLPs are functions that keep their inputs alone
+    tries_graph: bool = False  # steps become a CUDA graph, which has a workspace of its own
+    uses_host_memory: bool = False  # for embeddings, then for recompute's inputs, where nothing else fits
+    launcher_context_gib: float = 0.0  # of the card, held by a program that starts the training
+    least_error: float = 0.0  # how far runs may lie from the formulas at least, as a share
 
 
 def _trainer(rows: Mapping[str, Mapping[str, Any]], name: str) -> Trainer:
@@ -97,23 +76,12 @@ class AdapterCount:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The work of one training step, as far as memory goes.
+    """The work of one training step, as far as memory goes."""
 
-    `trainer`: a name in `TRAINERS`. `batch_size` is the rows of one micro-batch, `width` their tokens,
-    `gradient_accumulation_steps` the micro-batches of an optimizer step, of which `fused_micro_batches` go through the
-    model as one. `label_positions`: logits of one row where labels alone have them; a direct answer has three labels,
-    and the position before them is kept. `held_positions`: logits held at once, of all rows; None: the trainer's.
-    `use_8bit`: bitsandbytes' LLM.int8(), without `use_4bit`. `packing`: rows are filled to `width` and a micro-batch is
-    one row. `modules_to_save`: trained as a whole. `adapter`: what peft counted in place of what the targets' names
-    say. `older`: `OLDER` instead of the trainer. `reentrant`: recompute by torch's older way, whose first pass keeps
-    no graph at all; transformers 5 and TRL use the newer one. `host_memory`: what waits there, with "all" recompute's
-    inputs beside the embeddings. `cuda_graph`: False where the trainer is told not to try one.
-    """
-
-    trainer: TrainerName
-    batch_size: int
-    width: int
-    gradient_accumulation_steps: int = 1
+    trainer: TrainerName  # a name in `TRAINERS`
+    batch_size: int  # rows of one micro-batch
+    width: int  # their tokens
+    gradient_accumulation_steps: int = 1  # micro-batches of an optimizer step
     lora_r: int = 16
     target_modules: tuple[str, ...] = DEFAULT_TARGETS
     lora_dropout: bool = True
@@ -121,18 +89,18 @@ class Workload:
     double_quant: bool = True
     recompute: bool = True
     optimizer: str = "adamw_torch"
-    fused_micro_batches: int = 1
-    label_positions: int = 4
-    held_positions: int | None = None
-    use_8bit: bool = False
-    packing: bool = False
+    fused_micro_batches: int = 1  # of which so many go through the model as one
+    label_positions: int = 4  # logits of a row where labels alone have them: a direct answer's three, and one before
+    held_positions: int | None = None  # logits held at once, of all rows; None: the trainer's
+    use_8bit: bool = False  # bitsandbytes' LLM.int8(), without `use_4bit`
+    packing: bool = False  # rows are filled to `width`, and a micro-batch is one row
     dora: bool = False
-    modules_to_save: tuple[str, ...] = ()
-    adapter: AdapterCount | None = None
-    older: bool = False
-    reentrant: bool = False
-    host_memory: Literal["off", "embeddings", "all"] = "off"
-    cuda_graph: bool = True
+    modules_to_save: tuple[str, ...] = ()  # trained as a whole
+    adapter: AdapterCount | None = None  # what peft counted, in place of what the targets' names say
+    older: bool = False  # `OLDER` instead of the trainer
+    reentrant: bool = False  # recompute by torch's older way, without any graph in the first pass; TRL uses the newer
+    host_memory: Literal["off", "embeddings", "all"] = "off"  # what waits there; "all": recompute's inputs, too
+    cuda_graph: bool = True  # False where the trainer is told not to try one
 
     def of_rows(self, longest_tokens: int, longest_answer_tokens: int) -> Workload:
         """The same with the real rows of a trainer that pads to the longest and learns the answers."""

@@ -54,14 +54,11 @@ _BY_STATUS: dict[int, _Row] = {
 
 @dataclass(frozen=True, slots=True)
 class HubFailure:
-    """Why a model can't be had: `message` is one line of the Hub's trouble, or what a folder here lacks.
-
-    `is_endpoint_wide`: the Hub itself can't be reached, so that asking it for another model would fail the same way.
-    """
+    """Why a model can't be had."""
 
     cause: Cause
-    message: Message
-    is_endpoint_wide: bool = False
+    message: Message  # one line of the Hub's trouble, or what a folder here lacks
+    is_endpoint_wide: bool = False  # the Hub itself fails: asking it for another model would end the same way
 
 
 class HubError(Exception):

@@ -126,23 +126,17 @@ def _files(folder: Path, name: str) -> list[tuple[int, Path]]:
 
 @dataclass
 class Exit:
-    """How the child ended; times are CLOCK_MONOTONIC seconds, comparable across processes.
-
-    `by_itself`: it was not told to end, by a signal to the supervisor or because the supervisor's parent was gone.
-    `returncode` is negative for a signal and None where the child could not be ended. `killed_descendants` counts what
-    was left beside the child and had to be signalled, `left_alive` what survived SIGKILL for seconds. `left_behind`
-    names the first of those that a child which ended by itself left running ("sleep (pid 7)").
-    """
+    """How the child ended; times are CLOCK_MONOTONIC seconds, comparable across processes."""
 
     child_pid: int
     started_monotonic: float
-    by_itself: bool = True
-    returncode: int | None = None
+    by_itself: bool = True  # not by a signal to the supervisor, nor because its parent was gone
+    returncode: int | None = None  # negative for a signal, None where it could not be ended
     ended_monotonic: float | None = None
-    killed_descendants: int = 0
-    left_alive: int = 0
+    killed_descendants: int = 0  # left beside the child, and signalled
+    left_alive: int = 0  # survived SIGKILL for seconds
     dropped_bytes: int = 0
-    left_behind: tuple[str, ...] = ()
+    left_behind: tuple[str, ...] = ()  # the first that a child left running which ended by itself: "sleep (pid 7)"
 
 
 def is_written(folder: Path) -> bool:

@@ -194,47 +194,34 @@ _BAR = re.compile(
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """One child process to start: `argv` in `cwd`; logs and probes go to `folder`, which holds no earlier child's.
-
-    `env` is laid over our own environment, None takes a variable away. After `limit_seconds` the whole tree gets
-    SIGTERM and `grace_seconds` later SIGKILL. `device_uuids` name the GPUs to sample; up to `memory_wait_seconds` are
-    spent on waiting for their memory to come back.
-    """
+    """One child process to start: `argv` in `cwd`; logs and probes go to `folder`, which holds no earlier child's."""
 
     argv: tuple[str, ...]
     cwd: Path
     folder: Path
-    limit_seconds: float
-    env: Mapping[str, str | None] = field(default_factory=dict)
-    grace_seconds: float = 10.0
-    device_uuids: tuple[str, ...] = ()
-    memory_wait_seconds: float = 30.0
+    limit_seconds: float  # then the whole tree gets SIGTERM
+    env: Mapping[str, str | None] = field(default_factory=dict)  # over our own; None takes a variable away
+    grace_seconds: float = 10.0  # from there to SIGKILL
+    device_uuids: tuple[str, ...] = ()  # GPUs to sample
+    memory_wait_seconds: float = 30.0  # at most, for their memory to come back
 
 
 @dataclass(frozen=True)
 class ChildOutcome:
-    """How a child ended and what was seen of it.
+    """How a child ended and what was seen of it; seconds count from its start."""
 
-    `returncode` is negative for a signal (127 or 126: it could not be started). `memory_returned` is None where no
-    device was watched. `memory_samples` are (seconds, used bytes of the fullest device), `timed_lines` (seconds, line)
-    of stdout lines that look like a Trainer's dict; seconds count from the child's start. `killed_descendants` counts
-    processes that were left over and had to be ended, `left_alive` those that could not be; `left_behind` names those
-    that a child which ended by itself left running, the first ones where they are many. `ended_monotonic` is when it
-    ended, by CLOCK_MONOTONIC.
-    """
-
-    returncode: int
+    returncode: int  # negative for a signal; 127 or 126: it could not be started
     ended_by: EndedBy
     seconds: float
     probes: tuple[Probe, ...] = ()
     device_peaks: tuple[DevicePeak, ...] = ()
-    memory_returned: bool | None = None
-    memory_samples: tuple[tuple[float, int], ...] = ()
-    timed_lines: tuple[tuple[float, str], ...] = ()
-    killed_descendants: int = 0
-    left_alive: int = 0
-    left_behind: tuple[str, ...] = ()
-    ended_monotonic: float = 0.0
+    memory_returned: bool | None = None  # None where no device was watched
+    memory_samples: tuple[tuple[float, int], ...] = ()  # with the used bytes of the fullest device
+    timed_lines: tuple[tuple[float, str], ...] = ()  # of stdout, those that look like a Trainer's dict
+    killed_descendants: int = 0  # left over, and had to be ended
+    left_alive: int = 0  # could not be
+    left_behind: tuple[str, ...] = ()  # the first that a child left running which ended by itself
+    ended_monotonic: float = 0.0  # by CLOCK_MONOTONIC
 
 
 @dataclass(frozen=True)

@@ -53,18 +53,15 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two records compared.
-
-    `differences` are circumstances that make the figures hard to compare, `same` the names of those that both have.
-    """
+    """Two records compared."""
 
     a: str
     b: str
     threshold_ratio: float
     rows: tuple[Compared, ...]
     versions: tuple[Compared, ...]
-    differences: tuple[Compared, ...]
-    same: tuple[str, ...] = ()
+    differences: tuple[Compared, ...]  # circumstances that make the figures hard to compare
+    same: tuple[str, ...] = ()  # names of those that both have
     is_other_card: bool = False
 
     @property
@@ -256,16 +253,13 @@ def as_text(comparison: Comparison) -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine by its newest record; figures are None where they were not measured, or H-2 is not green.
-
-    `outliers` says by how much it is slower or fuller than the median of the others that ran the same.
-    """
+    """One machine by its newest record; figures are None where they were not measured, or H-2 is not green."""
 
     name: str
     record: Record
     tokens_per_second: float | None
     peak_bytes: float | None
-    outliers: tuple[Message, ...] = ()
+    outliers: tuple[Message, ...] = ()  # by how much slower or fuller than the median of the others that ran the same
 
     @property
     def ran(self) -> tuple[str | None, ...]:

@@ -41,15 +41,12 @@ _MARK = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """One generated part; `notes` goes below it once, when it is first written, and is a person's from then on.
-
-    `translations`: the same notes in every language. Where one of them stands as it was written, it becomes `notes`.
-    """
+    """One generated part; `notes` goes below it once, when it is first written, and is a person's from then on."""
 
     id: str
     text: str
     notes: str = ""
-    translations: tuple[str, ...] = ()
+    translations: tuple[str, ...] = ()  # of the notes: where one stands as it was written, it becomes `notes`
 
 
 @dataclass(frozen=True)
