@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import record_factory as factory
+from steph.base.files import sha256_of
 from steph.base.messages import verbatim
 from steph.base.terms import AnyStage, ExtendedId, Severity, StageId, Verdict
 from steph.conduct.stages import answers_of_h3
+from steph.contract.description import Description, load_description
 from steph.judge.checks_extended import cot_rows_check
 from steph.judge.verdict import Outcome, Overall, overall
 from steph.record.events import StageEnded, StageStarted, fold
@@ -244,9 +246,36 @@ def test_the_answers_of_h3_are_read_from_its_json_wherever_that_stands_among_its
     told = record.model_copy(
         update={"stages": {**record.stages, StageId.H3: h3.model_copy(update={"attempts": (beside,)})}}
     )
-    rows = answers_of_h3(bench.root, told)
+    rows = answers_of_h3(bench.root, told, Description())
     assert isinstance(rows, tuple)
     assert len(rows) == 3
-    blocked = answers_of_h3(bench.root, factory.green_acceptance())
+    blocked = answers_of_h3(bench.root, factory.green_acceptance(), Description())
     assert isinstance(blocked, Outcome)
     assert blocked.verdict is Verdict.BLOCKED
+
+
+@pytest.mark.parametrize(("name", "rows"), [("out.jsonl", None), ("out.json", "items"), ("out.csv", None)])
+def test_the_answers_of_h3_are_read_as_the_description_has_them(tmp_path: Path, name: str, rows: str | None) -> None:
+    """A line each, under a key, or a table: what held for H-3 holds for what is held against it."""
+    each = [{"q": f"question {n}", "gold": "a", "said": "a", "ok": 1} for n in range(3)]
+    texts = {
+        "out.jsonl": "".join(json.dumps(row) + "\n" for row in each),
+        "out.json": json.dumps({"em": 1.0, "items": each}),
+        "out.csv": "q,gold,said,ok\n" + "".join(f"question {n},a,a,1\n" for n in range(3)),
+    }
+    (tmp_path / name).write_text(texts[name], encoding="utf-8")
+    (tmp_path / "steph.toml").write_text(
+        '[train]\npreset = "trl"\nrows.file = "r.jsonl"\n[evaluate]\ncommand = ["{python}", "e.py", "{model}"]\n'
+        f'results.file = "{name}"\n' + (f'results.score = "em"\nresults.rows = "{rows}"\n' if rows else "")
+        + 'results.row = { question = "q", expected = "gold", predicted = "said", correct = "ok" }\n'
+    )  # fmt: skip
+    record = factory.green_acceptance()
+    h3 = record.stages[StageId.H3]
+    last = h3.attempts[-1]
+    assert last.evaluation is not None
+    written = Artifact(path=name, size_bytes=1, sha256=sha256_of(tmp_path / name))
+    last = last.changed(evaluation=last.evaluation.changed(output_path=name), artifacts=(written,))
+    told = record.changed(stages={**record.stages, StageId.H3: h3.changed(attempts=(last,))})
+    found = answers_of_h3(tmp_path, told, load_description(tmp_path))
+    assert isinstance(found, tuple), found
+    assert [row.question for row in found] == ["question 0", "question 1", "question 2"]

@@ -33,11 +33,12 @@ from steph.contract.commands import build_command, folder_beside, passed_names
 from steph.contract.description import Description, EvaluateWhen
 from steph.contract.questions import samples_of
 from steph.contract.results import Row
-from steph.contract.results_files import read_lawqa
+from steph.contract.results_files import read_results
 from steph.judge import checks_extended
 from steph.judge.checks_figures import LOSS
 from steph.judge.checks_process import process_checks
 from steph.judge.checks_setup import training_in
+from steph.judge.evidence import results_form
 from steph.judge.verdict import Outcome, checks_verdict, passed
 from steph.judge.witness import read_witness
 from steph.record.events import CandidatesPredicted, ModelChosen, StageEnded, StageStarted
@@ -122,7 +123,7 @@ def _ask_twice(
         rows = None  # where the results can't be read, which is a finding of its own
         if attempt.evaluation and attempt.evaluation.output_path:
             with contextlib.suppress(UnreadableError):
-                rows = read_lawqa(setup.root / attempt.evaluation.output_path).results
+                rows = rows_of(setup.root, attempt.evaluation.output_path, setup.description, variant)
         if variant is WITH:
             heart = checks_extended.remembered_check(rows, material.secrets, losses, most)
         else:
@@ -227,7 +228,7 @@ def run_extended(run: StageRun, stage: AnyStage, model: ModelChoice) -> Outcome:
     if stage is ExtendedId.COT:
         return evaluation.evaluate(COT)
     setup = run.setup
-    h3_rows = answers_of_h3(setup.root, record)
+    h3_rows = answers_of_h3(setup.root, record, setup.description)
     if isinstance(h3_rows, Outcome):
         return h3_rows
     if stage is ExtendedId.BASE:
@@ -264,8 +265,15 @@ def train_on_cot(run: StageRun, model: ModelChoice) -> Outcome:
     return replace(outcome, checks=(*outcome.checks, check))
 
 
-def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
-    """The rows of H-3's JSON, as long as it is the file that H-3 recorded."""
+def rows_of(root: Path, path: str, description: Description, variant: Variant = DIRECT) -> tuple[Row, ...]:
+    """The rows of a file of results, in the description's format; raises UnreadableError."""
+    output = Path(description.output)
+    asked = str(output.with_stem(f"{output.stem}-{variant.name}") if variant.name else output)
+    return read_results(root, root / path, results_form(description, asked)).results
+
+
+def answers_of_h3(root: Path, record: Record, description: Description) -> tuple[Row, ...] | Outcome:
+    """The rows of H-3's results, as long as they are in the file that H-3 recorded."""
     attempt = record.stages[StageId.H3].last_attempt
     named = attempt.evaluation.output_path if attempt and attempt.evaluation else None
     written = next((artifact for artifact in attempt.artifacts if artifact.path == named), None) if attempt else None
@@ -275,7 +283,7 @@ def answers_of_h3(root: Path, record: Record) -> tuple[Row, ...] | Outcome:
     if sha256_or_none(path) != written.sha256:
         return Outcome(Verdict.BLOCKED, say("extended.other_results", path=path))
     try:
-        return read_lawqa(path).results
+        return rows_of(root, written.path, description)
     except UnreadableError as error:
         return Outcome(Verdict.BLOCKED, say("extended.unreadable_results", path=path, error=error))
 

@@ -343,18 +343,22 @@ class EvalEvidence:
     @property
     def form(self) -> ResultsForm:
         """How its results are written, with the place where they are filled in."""
-        evaluate = self.description.evaluate
-        asked = evaluate.results
-        output = {"output": self.output_path}
-        return ResultsForm(
-            format=asked.format,
-            kind=evaluate.kind,
-            lines=evaluate.lines,
-            file=filled(asked.file, output) if asked.file else None,
-            rows=filled(asked.rows, output) if asked.rows else None,
-            score=asked.score,
-            count=asked.count,
-            model=asked.model,
-            adapter=asked.adapter,
-            row=asked.row.model_dump(exclude_none=True),
-        )
+        return results_form(self.description, self.output_path)
+
+
+def results_form(description: Description, output_path: str) -> ResultsForm:
+    """How an evaluation that was told to write there writes its results."""
+    evaluate, output = description.evaluate, {"output": output_path}
+    asked = evaluate.results
+    return ResultsForm(
+        format=asked.format,
+        kind=evaluate.kind,
+        lines=evaluate.lines,
+        file=filled(asked.file, output) if asked.file else None,
+        rows=filled(asked.rows, output) if asked.rows else None,
+        score=asked.score,
+        count=asked.count,
+        model=asked.model,
+        adapter=asked.adapter,
+        row=asked.row.model_dump(exclude_none=True),
+    )
