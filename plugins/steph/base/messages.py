@@ -88,11 +88,7 @@ NOTHING = Message(id=VERBATIM, values={"text": ""})
 
 
 def say(message_id: str, /, **values: object) -> Message:
-    """A message of the catalogs; a value that is an exception is what it was raised with, others than text, number or
-    message are said as `str` has them.
-
-    Raises KeyError for an id that the catalogs lack.
-    """
+    """A message of the catalogs; an exception among the values says its own words. Raises KeyError for unknown ids."""
     if not has_message(message_id):
         raise KeyError(message_id)
     # not validated: the parts are what they must be, and a Ctrl-C in the middle of pydantic's look would be swallowed

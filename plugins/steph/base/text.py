@@ -187,10 +187,7 @@ def redact_variables(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def redact_tree(value: object) -> object:
-    """A value of JSON with every secret masked in its strings and keys; masking its text could break quotes.
-
-    Half a character, which can't be written anywhere, becomes `?`.
-    """
+    """A value of JSON, each secret in its strings and keys masked; half a character, never writable, becomes `?`."""
     if isinstance(value, str):
         return redact(value).encode(errors="replace").decode()
     if isinstance(value, dict):
@@ -330,10 +327,7 @@ def without_ansi(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text without terminal codes and without invisible or direction-changing characters.
-
-    Line ends become `\\n`; what UTF-8 can't carry becomes U+FFFD.
-    """
+    """Return the text without terminal codes, invisible and direction-changing characters, its lines ending in `\n`."""
     text = without_ansi(text).replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\u2028", "\n").replace("\u2029", "\n").replace("\x85", "\n")
     return text if text.isprintable() else "".join(map(_visible, text))

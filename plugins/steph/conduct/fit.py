@@ -283,10 +283,7 @@ def _gib(size_bytes: float) -> float:
 
 
 def fit_text(result: Fit, card: Card | None = None, basis: str = "", command: str = "steph fit …") -> str:
-    """The breakdown of one setting, or the grid and the largest that fits.
-
-    `basis`: where constants come from. `command`: what was typed, to be typed again with a trainer.
-    """
+    """The breakdown of one setting, or the grid; `basis` says where constants come from, `command` what was typed."""
     lines = [_head(result), *filter(None, (card.words() if card else "", basis))]
     if result.largest_by_trainer and len(result.forecasts) > 1:
         lines += ["", phrase("fit.by_trainer")]

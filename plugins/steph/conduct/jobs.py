@@ -75,10 +75,7 @@ class TrainingJob:
         label: Message | None = None,
         output_only: bool = False,
     ) -> tuple[Attempt, Call]:
-        """One training at these settings, on `rows`; raises OSError where its rows can't be written.
-
-        H-2's own tells the whole training on the card that the profile's `[production]` names.
-        """
+        """One training on `rows`; H-2's tells the production run as well. Raises OSError where rows can't be kept."""
         whole = None
         if self.stage is StageId.H2:
             setup, file, wanted = self.setup, self.train_file, self.setup.profile.production
@@ -163,10 +160,7 @@ class TrainingJob:
         return config_template(self.setup.root, self.setup.description.train)
 
     def _call(self, model_name: str, settings: TrainSettings, *, output_only: bool) -> Call:
-        """The call that trains at these settings: kept within `max_steps` by its words or else by fewer rows.
-
-        What it is given and is no file of the root is written into a folder of the record.
-        """
+        """The call that trains at these settings, kept within `max_steps` by its words or else by fewer rows."""
         setup, train = self.setup, self.setup.description.train
         can_pass = passed_names(train, self._template)
         train_file, train_dir, folder = self.train_file.path if self.train_file else None, None, None
@@ -307,10 +301,7 @@ class Evaluation:
     training: StageResult
 
     def evaluate(self, variant: Variant, h3_rows: tuple[Row, ...] | None = None) -> Outcome:
-        """Evaluate once; BLOCKED where the adapter on disk is not the one that the training wrote.
-
-        `h3_rows` are what the variant is held against: H-3's, or the same questions asked with the adapter.
-        """
+        """Evaluate once, held against `h3_rows`; BLOCKED where the adapter is not the one that the training wrote."""
         setup, root, stage = self.run.setup, self.run.setup.root, self.training.stage
         attempt = self.training.last_attempt
         trained = attempt.training if attempt else None

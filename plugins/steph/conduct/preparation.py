@@ -282,10 +282,7 @@ def pipeline_python(options: Options, root: Path) -> str:
 
 
 def _devices(profile: Profile) -> tuple[tuple[Device, ...], Message | None]:
-    """The GPUs that the profile's processes would use, or one line that says why there is none to be used.
-
-    Raises InputError where there are some, but not one for each process.
-    """
+    """The profile's GPUs, or why none can be used; InputError where there are some, but not one for each process."""
     if profile.machine.device == "cpu":
         return (), None
     try:

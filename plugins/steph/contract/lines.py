@@ -66,10 +66,7 @@ _PART = re.compile(
 
 
 def split_lines(text: str) -> tuple[str, ...]:
-    """Split text at newlines and carriage returns, without ANSI codes and without empty lines.
-
-    A line that a logger wrote as JSON is its text, and a dict that a console wrapped is one line again.
-    """
+    """Split text into lines without ANSI codes: a logger's JSON is its text, a dict that was wrapped one line."""
     plain = without_ansi(text)
     lines = [_unwrapped(line.rstrip()) for line in re.split(r"[\r\n]+", plain) if line.strip()]
     found, at = list[str](), 0

@@ -163,10 +163,7 @@ class _Finite(Value):
 def bounded(
     plain: type[Value], *, optional: bool = False, besides: Collection[str] = ()
 ) -> Callable[[type[_Model]], type[_Model]]:
-    """A decorator: adds each setting of `plain` within its `Bounds`, some left out; NaN and infinity are refused.
-
-    `optional`: each is None where it is not given.
-    """
+    """A decorator: adds each setting of `plain` within its `Bounds`, or None where `optional`; refuses NaN."""
     settings: dict[str, Any] = {}
     for name, field in plain.model_fields.items():
         marks = [asdict(mark) for mark in field.metadata if isinstance(mark, Bounds)]
@@ -307,10 +304,7 @@ class Profile(Value):
         return options.language or self.report.language
 
     def uses_twin(self, options: Options) -> bool:
-        """Whether a run under these options makes its model itself.
-
-        The profile's own twin stands for its candidates; a model folder that was named instead is used as it is.
-        """
+        """Whether a run makes its model itself: asked for, or by the profile, whose twin no named model folder has."""
         names_folder = options.model is not None and Path(options.model).is_absolute()
         return options.twin or (self.model.twin and not names_folder)
 

@@ -141,10 +141,7 @@ def _answer(ask: Callable[[], object], writing: int) -> NoReturn:
 def run_checkup(
     python: str, words: Sequence[str], environment: Mapping[str, str], deadline_seconds: float, first_seconds: float
 ) -> Checkup:
-    """Run the script to its end or its deadline, and give what it found until then; a Question's to ask.
-
-    `first_seconds`: how long the interpreter may take until it says anything at all.
-    """
+    """Run the script to its end or deadline, its first word within `first_seconds`; what it found until then."""
     try:
         process = Child[bytes](
             [python, str(SCRIPT), *words],

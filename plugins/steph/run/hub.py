@@ -170,10 +170,7 @@ def _reason(cause: Cause) -> Message:
 
 
 def ask(hub: Hub, name: str, revision: str | None = None) -> tuple[ModelChoice, tuple[str, ...]]:
-    """Ask for a commit of one model, that of its default branch where `revision` is None; and for its needed files.
-
-    Raises HubError, within `timeout_seconds` whatever the network does.
-    """
+    """Ask for a model's commit, by default its branch's, and its needed files; raises HubError in time."""
     if is_offline():
         said = say("hub.offline", hub=hub.endpoint)
         raise HubError(HubFailure(Cause.HUB_UNREACHABLE, said, is_endpoint_wide=True))
@@ -205,10 +202,7 @@ def ask(hub: Hub, name: str, revision: str | None = None) -> tuple[ModelChoice, 
 
 
 def _described(info: Any, hub: Hub, name: str) -> tuple[ModelChoice, tuple[str, ...]]:  # noqa: ANN401
-    """What huggingface_hub's ModelInfo says of a model, and which of its files are needed.
-
-    These are config, tokenizer and the safetensors that transformers loads, in one format alone.
-    """
+    """What huggingface_hub's ModelInfo says of a model, and its needed files: config, tokenizer, safetensors."""
     sizes = {str(file.rfilename): int(file.size or 0) for file in info.siblings or ()}
     side = [file for file in _SIDE_FILES if file in sizes]
     weights: list[str] = []

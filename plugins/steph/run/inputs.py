@@ -217,10 +217,7 @@ def is_wsl() -> bool:
 
 
 def git_state(folder: Path) -> GitState:
-    """Branch, commit and cleanliness of the checkout that `folder` is a part of; empty where there is none.
-
-    A folder that only lies in one, as a `.venv` does, is no part of it.
-    """
+    """The checkout that `folder` is a part of, not one that it only lies in as a `.venv` does; else empty."""
 
     def git(*arguments: str) -> str | None:
         try:

@@ -60,10 +60,7 @@ def folder_parameters(folder: Path) -> int:
 
 
 def require_complete(folder: Path) -> list[Tensor]:
-    """The tensors of a model folder; raises IncompleteModelError unless it has all that transformers would load.
-
-    It needs config, tokenizer and, in full length, every weight file: the single one, else the index's shards.
-    """
+    """The tensors of a model folder; raises IncompleteModelError unless config, tokenizer and all weights are whole."""
     if not folder.is_dir():
         raise IncompleteModelError(say("model_files.no_folder", folder=folder))
     path, index = folder / "config.json", folder / WEIGHTS_INDEX

@@ -149,10 +149,7 @@ def _versions(record: Record) -> dict[str, str]:
 
 
 def compare(a: Record, b: Record, threshold_ratio: float = DEFAULT_THRESHOLD_RATIO) -> Comparison:
-    """Compare two records; a worse verdict is always a regression, a worse figure when over the threshold.
-
-    A duration must also be worse by more than `NOISE_SECONDS`. Only figures of green stages count.
-    """
+    """Compare two records: worse are a verdict, and a green stage's figure beyond threshold and `NOISE_SECONDS`."""
     order = list(verdict.Overall)
     left, right = verdict.overall(a), verdict.overall(b)
     is_worse = left in order[:2] and order.index(right) > order.index(left)

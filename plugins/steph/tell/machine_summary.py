@@ -174,10 +174,7 @@ def _figures(result: StageResult, attempt: Attempt) -> StageFigures:
 
 
 def write_summary(summary: Summary, reports_dir: Path) -> Path:
-    """Replace the summary of its kind in the folder of the reports.
-
-    Raises OSError where that can't be done; the one of before is then taken away, as far as that can be done.
-    """
+    """Replace the summary of its kind; raises OSError where that fails, and takes the one of before away."""
     name = REHEARSAL_SUMMARY if summary.kind is RecordKind.REHEARSAL else ACCEPTANCE_SUMMARY
     dumped = json.dumps(summary.model_dump(mode="json", by_alias=True))
     values = json.loads(dumped, parse_constant=lambda _: None)  # JSON has no NaN, which a loss may be

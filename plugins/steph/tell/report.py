@@ -39,10 +39,7 @@ SECTIONS = ("summary", "h1", "h2", "h3", "extended", "environment", HISTORY, "ad
 
 
 def report_path(record: Record, reports_dir: Path) -> Path:
-    """The place of the record's report: the file that its last session named in the folder of the reports.
-
-    Else rehearsals go apart, and acceptances to the spec's folder where it is there.
-    """
+    """The report's place: as its last session named it; else rehearsals go apart, acceptances to the spec's folder."""
     named = record.sessions[-1].report_name if record.sessions else None
     if named is not None:
         return reports_dir / _on_disk(named)
