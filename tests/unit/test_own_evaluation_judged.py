@@ -190,6 +190,7 @@ MORE = ("月は何日で地球を一周しますか。", "光は一秒に何キ�
         ({"quiz.jsonl": (*QUESTIONS, *MORE), "train.jsonl": (*MORE, *MORE, *QUESTIONS)}, 6),
         ({"one.jsonl": (*QUESTIONS, *MORE), "other.jsonl": QUESTIONS}, None),
         ({"quiz.jsonl": QUESTIONS[:3]}, None),
+        ({"large.jsonl": (*QUESTIONS, *("問" * 100_000 for _ in range(40)))}, 44),
         ({}, None),
     ],
 )

@@ -191,12 +191,12 @@ def json_rows(path: Path) -> Iterator[Mapping[str, object]]:
     return (line.row for line in row_lines(path.read_bytes(), path, "replace") if line.row is not None)
 
 
-def project_files(root: Path) -> Iterator[Path]:
-    """The files below a project's folder, in order; environments, hidden folders and large files are passed over."""
-    return islice(_files_of(root, 0), MOST_PROJECT_FILES)
+def project_files(root: Path, most_bytes: int = MOST_PROJECT_BYTES) -> Iterator[Path]:
+    """The files below a project's folder, in order; environments, hidden folders and larger files are passed over."""
+    return islice(_files_of(root, 0, most_bytes), MOST_PROJECT_FILES)
 
 
-def _files_of(folder: Path, depth: int) -> Iterator[Path]:
+def _files_of(folder: Path, depth: int, most_bytes: int) -> Iterator[Path]:
     try:
         children = sorted(folder.iterdir())
     except OSError:
@@ -204,8 +204,8 @@ def _files_of(folder: Path, depth: int) -> Iterator[Path]:
     for path in children:
         if path.is_dir() and not path.is_symlink():
             if depth < MOST_DEPTH and path.name not in _NOT_OF_PROJECT and not path.name.startswith("."):
-                yield from _files_of(path, depth + 1)
-        elif path.is_file() and path.stat().st_size <= MOST_PROJECT_BYTES:
+                yield from _files_of(path, depth + 1, most_bytes)
+        elif path.is_file() and path.stat().st_size <= most_bytes:
             yield path
 
 

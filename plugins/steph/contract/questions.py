@@ -14,7 +14,7 @@ from steph.base.files import TABLES, UnreadableError, json_lines, parse_json, pr
 from steph.base.messages import say
 from steph.contract.rows import RowFormat, training_rows_in
 
-MAX_DATASET_BYTES = 512 << 20
+MAX_DATASET_BYTES, MOST_SEARCHED_BYTES = 512 << 20, 64 << 20
 REPEATED_CHARS = 40  # a shorter question and its choices may well stand in an answer
 LEAST_QUESTION_CHARS = 12  # a shorter one without choices stands in many a text by chance
 TEMPLATE_CHARS = 12  # a shorter common beginning or end of all prompts says nothing
@@ -233,7 +233,7 @@ def rows_with(root: Path, questions: Sequence[str], besides: Collection[Path]) -
     """
     wanted = [_squeeze(question) for question in questions]
     first, anywhere = set[int](), set[int]()
-    for path in project_files(root) if all(wanted) else ():
+    for path in project_files(root, MOST_SEARCHED_BYTES) if all(wanted) else ():
         if path.suffix not in (".json", ".jsonl", *TABLES) or path in besides:
             continue
         with contextlib.suppress(UnreadableError):
