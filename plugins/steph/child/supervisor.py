@@ -21,7 +21,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -137,15 +136,15 @@ class ArrivalTimes:
             self._left = 0
 
 
-@dataclass
 class _Pipe:
     """One of the child's two streams, and what is known of it between two chunks."""
 
-    fd: int
-    redactor: StreamRedactor
-    is_open: bool = True
-    skipped_bytes: int = 0  # thrown away unread, between what was kept and the next chunk that waits
-    bar_at: float | None = None  # since when an unfinished line stands that ends as a progress bar does
+    def __init__(self, fd: int, redactor: StreamRedactor) -> None:
+        self.fd = fd
+        self.redactor = redactor
+        self.is_open = True
+        self.skipped_bytes = 0  # thrown away unread, between what was kept and the next chunk that waits
+        self.bar_at: float | None = None  # since when an unfinished line stands that ends as a progress bar does
 
 
 class Capture:
