@@ -540,6 +540,28 @@ def test_a_draft_has_what_the_program_does_or_a_place_to_fill_in(
     assert {one.partition(" ")[0] for one in said[1].split(", ")} == {*lacking.split()} if said else not lacking
 
 
+def test_no_program_however_odd_stops_the_survey(tmp_path: Path) -> None:
+    """What no program would do is passed over; names that stand for themselves or for each other are from nowhere."""
+    text = (
+        HEAD
+        + """
+os.getenv([1]); os.environ[{}]; sys.argv["x"]; sys.argv[0]; open([1], "w"); open()
+dict(**{[1]: 2, **a}); TrainingArguments(**{})
+a = b
+b = a
+x = x
+def f(a=f(), *, b=f): f(b, a, *a, **b)
+class C: y: int; z = y = C
+TrainingArguments(learning_rate=a, output_dir=x, per_device_train_batch_size=f(f)(f), warmup_ratio=None, max_steps=-1)
+add_argument(); parser.add_argument(""); parser.add_argument("-", dest=[]); parser.add_argument(*names, action=[])
+HfArgumentParser(C); Trainer(); typer.Option(); LoraConfig(r=b, lora_alpha=lora_alpha)
+"""
+    )
+    train = drafted(folder(tmp_path, train_py=text))["train"]
+    assert train["command"] == ["{python}", "train.py"]
+    assert {"learning_rate", "lora_r", "lora_alpha", "batch_size", "max_steps"}.isdisjoint(train["fixed"])  # type: ignore[arg-type]
+
+
 def test_settings_that_differ_from_place_to_place_are_left_open(tmp_path: Path) -> None:
     """Two values under one name, or an option that is worked on first: the draft claims neither."""
     text = (

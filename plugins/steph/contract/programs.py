@@ -199,6 +199,11 @@ def _literal(node: ast.AST | None) -> Any:  # noqa: ANN401 - whatever it is
     return None
 
 
+def _key(node: ast.expr | None) -> str | None:
+    found = _literal(node)
+    return found if isinstance(found, str) else None
+
+
 def _texts(nodes: Iterable[ast.AST]) -> list[str]:
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
@@ -255,8 +260,8 @@ class _Program:
                 for name, value in self.words(node).items():
                     self._fields.setdefault(name or "", []).append(value)
             case ast.Dict():
-                for name, value in zip(map(_literal, node.keys), node.values, strict=True):
-                    self._fields.setdefault(str(name), []).append(value)
+                for name, value in zip(map(_key, node.keys), node.values, strict=True):
+                    self._fields.setdefault(name or "", []).append(value)
             case ast.FunctionDef(args=args):
                 for place, (one, default) in enumerate(_parameters(args)):
                     self._parameters.setdefault(one.arg, []).append((node, place, default))
@@ -324,7 +329,7 @@ class _Program:
                 value = tables[0]
             told: dict[str | None, ast.expr] = {word.arg: value}
             if word.arg is None and isinstance(value, ast.Dict):
-                told = {_literal(key): one for key, one in zip(value.keys, value.values, strict=True)}
+                told = {_key(key): one for key, one in zip(value.keys, value.values, strict=True)}
             elif word.arg is None and isinstance(value, ast.Call) and _named(value) == "dict":
                 told = self.words(value)
             found |= {None if word.arg is None and name in self._written else name: one for name, one in told.items()}
@@ -343,13 +348,15 @@ class _Program:
                 first, *path = ast.unparse(node).split(".")
                 return Source("key", ".".join(path)) if first in self._overridden else self._of_field(name)
             case ast.Subscript(value=owner, slice=ast.Constant(value=key)):
-                if _name(owner) in ("environ", "argv"):
-                    return Source("variable" if _name(owner) == "environ" else "argument", key)
+                if _name(owner) == "environ" and isinstance(key, str):
+                    return Source("variable", key)
+                if _name(owner) == "argv" and isinstance(key, int):
+                    return Source("argument", key) if key else None
                 read = [one for one in self._variables.get(_name(owner), ()) if isinstance(one, ast.Call)]
                 is_read = any("load" in _named(one) for one in read)  # of a file's keys nothing is known
                 return None if is_read or isinstance(owner, ast.Subscript) else self._of_field(str(key))
             case ast.Call(args=[first, *_]) if re.search(r"getenv$|environ\.get$", ast.unparse(node.func)):
-                return Source("variable", _literal(first))
+                return Source("variable", key) if isinstance(key := _literal(first), str) else None
             case ast.Call(args=[first]) if _named(node) in _CASTS:
                 return self.source(first)
             case ast.BoolOp(op=ast.Or(), values=[first, *_]):
@@ -532,7 +539,7 @@ def _places(found: _Program) -> dict[str, Source]:
             case _:
                 continue
         source = found.source(file)
-        if source is not None and (source.kind != "value" or place == "output"):
+        if source is not None and (source.kind != "value" or (place == "output" and isinstance(source.word, str))):
             seen[place] |= set() if _ONLY_SETTINGS.search(str(source.word)) else {source}
     for place, sources in seen.items():
         told = {one for one in sources if one.kind != "value"} or sources
