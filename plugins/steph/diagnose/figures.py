@@ -287,7 +287,9 @@ def unlike(found: Sequence[Collective]) -> tuple[Collective, Collective] | None:
 
 _OF_MILD = frozenset({Weight.HINT, Weight.SYMPTOM})
 _LINES = signs("lines", re.I)
-_HELP = re.compile(r"^\s*(?:usage:|-{1,2}[A-Za-z][\w-]*[ ,=])|^\s*(?:tip|hint|note)\s*:|^\s*#", re.I)
+_HELP = re.compile(
+    r"^\s*(?:usage:|-{1,2}[A-Za-z][\w-]*[ ,=](?!'[^']{1,200}' is not ))|^\s*(?:tip|hint|note)\s*:|^\s*#", re.I
+)
 _METRIC_WORD = re.compile('train_runtime|metrics|results|complete|finished|done|accuracy:|^\\{"')
 _GOES_ON = re.compile(r"^\{.*['\"](?:\w+_)?loss['\"]: ['\"]?[\d.]|^train_loss|^  ?epoch +=", re.I)
 _STEP_WORD, _LOSS_IS = (
