@@ -802,6 +802,8 @@ def test_a_loop_without_any_backward_pass(sound: TrainEvidence, tmp_path: Path) 
     ends = each("training_ends", calls=[[n, 1, 0] for n in range(4)], lora_b=still)
     found = broken(judged(sound, tmp_path, loop, ends))
     assert (found["updates_seen"], found["adapter_moved"]) == (Severity.FAIL, Severity.FAIL)
+    both = each("training_ends", lora_b=still, lora_a=still, optimizer_steps=4)
+    assert "一つも変わっていない" in str(judged(sound, tmp_path / "both", both)["adapter_moved"].message)
 
 
 @pytest.mark.parametrize(

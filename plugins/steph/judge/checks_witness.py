@@ -48,6 +48,8 @@ def moved_check(evidence: TrainEvidence, seen: checks_setup.Seen) -> Check:
         return ADAPTER_MOVED.check(None, "no_lora" if lora is None else "none")
     b, a = ends.lora_b, ends.lora_a or Moved()
     moved = say("check.adapter_moved.moved", b=b.total, moved_b=b.moved, a=a.total, moved_a=a.moved)
+    if not b.moved and not a.moved:
+        moved = say("check.adapter_moved.nothing", b=b.total, a=a.total)
     if ends.optimizer_steps == 0 and not b.moved:
         return ADAPTER_MOVED.check(False, "not_optimised", moved=moved)
     is_by_choice = b.moved > 0 and b.moved + b.frozen >= b.total and b.zero < b.total
