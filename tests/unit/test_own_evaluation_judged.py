@@ -1191,6 +1191,25 @@ def test_the_likeliest_letter_is_the_answer(tmp_path: Path) -> None:
         assert one.judged()[1]["answers_likeliest"].holds is holds
 
 
+@pytest.mark.parametrize(("said", "holds"), [(("yes", "no", "yes", "no"), True), (("no", "yes", "no", "yes"), False)])
+def test_the_likeliest_word_is_the_answer(tmp_path: Path, said: tuple[str, ...], holds: bool) -> None:
+    """Classes that are words, read out of what comes next: swapped ones are told."""
+    batch = {"fact": "batch", "at": 1.0, "answer_hashes": [text_hash("yes"), text_hash("no")]}
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained/witness-none-3.jsonl").write_text(json.dumps(batch) + "\n", encoding="utf-8")
+    one = scored(tmp_path, LIKELIEST, letters=True)
+    one.evidence["training_witness"] = read_witness(tmp_path / "trained")
+    likely = iter([" yes", " no", " yes", " no"])
+    for fact in one.facts:
+        if fact["fact"] == "likelihoods":
+            best = next(likely)
+            fact["labels"] = [{word: -1.0 if word == best else -3.0 for word in (" yes", " no")}]
+    for row, answer in zip(one.raw["rows"], said, strict=True):
+        row |= {"c": "", "said": answer, "gold": "yes", "ok": answer == "yes"}
+    one.raw["accuracy"] = 0.5
+    assert one.judged()[1]["answers_likeliest"].holds is holds
+
+
 @pytest.mark.parametrize(
     "further",
     [

@@ -354,7 +354,7 @@ def _likeliest_check(seen: Answering, rows: Sequence[Row]) -> Check:
         labels = choices.labels or NUMBERINGS[0][: len(choices.texts)]
         given = as_label(row.predicted_answer, choices)
         is_whole = len(labels) == len(choices.texts) > 1
-        measures = _likelihoods(own, choices.texts, labels, by_label=_learnt_labels(seen)) if is_whole else []
+        measures = _likelihoods(own, choices.texts, labels, by_label=_learns(seen, choices)) if is_whole else []
         if given is None or not measures or any(answer.has_adapter != seen.wants_adapter for answer in own):
             continue
         known, place = known + 1, labels.index(given)
@@ -372,7 +372,7 @@ def _classes(rows: Sequence[Row], scored: int) -> Choices:
         if {one.lower() for one in answers} <= {*known}:
             last = max(known.index(one.lower()) for one in answers) + 1
             return Choices(known[: scored if scored > 1 else last], known[: scored if scored > 1 else last])
-    return Choices(tuple(sorted(answers)) if len(answers) == scored else ())
+    return Choices(tuple(sorted(answers)) if scored in (1, len(answers)) else ())
 
 
 def _likelihoods(
@@ -397,15 +397,19 @@ def _likelihoods(
             return [[one / size[n] for one, size in zip(each, sizes, strict=True)] for each in sums for n in range(4)]
     if len(own) != 1 or not by_label or not own[0].labels:
         return []
-    forms = [[blank + change(label) for label in labels] for blank in ("", " ") for change in (str.lower, str.upper)]
+    forms = [
+        [blank + change(name) for name in names]
+        for names, blank in product((labels, texts), ("", " "))
+        for change in (str.lower, str.upper, str.capitalize)
+    ]
     return [[own[0].labels[one] for one in form] for form in forms if {*form} <= {*own[0].labels}]
 
 
-def _learnt_labels(seen: Answering) -> bool:
-    """Whether all answers that were seen in training are labels."""
+def _learns(seen: Answering, choices: Choices) -> bool:
+    """Whether all answers that were seen in training are labels, or such classes as these."""
     batches = (seen.evidence.training_witness or Witness()).of(Batch)
     learnt = {one for fact in batches for one in fact.answer_hashes or (None,)}
-    texts = [one for label in NUMBERINGS[0][:5] for one in (label, label.upper())]
+    texts = [text for one in (*NUMBERINGS[0][:5], *choices.texts) for text in (one.lower(), one.upper(), one)]
     return bool(learnt) and learnt <= {text_hash(form.format(text)) for form in LABEL_FORMS for text in texts}
 
 

@@ -329,6 +329,24 @@ for _ in range(2):
 """
 
 
+LAST = "labels[:, :-1] = -100; "  # the answer is one token, the row's last
+
+
+@pytest.mark.parametrize(
+    ("cut", "is_right"), [("logits, learnt = logits[:, :-1], labels[:, 1:]", True), ("learnt = labels", False)]
+)
+def test_a_loss_on_the_last_token_alone_is_seen(
+    cut: str, is_right: bool, watched_host: ScriptHost, tiny_model: Path, tmp_path: Path
+) -> None:
+    """What the last place learns has no place behind it: it may be the token that was just read."""
+    (tmp_path / "train.py").write_text(OWN_LOSS.replace("SHIFT", LAST + cut))
+    done, seen = run(watched_host, tmp_path, "train.py", tiny_model)
+    assert done.returncode == 0, done.stdout
+    assert not seen.of(Blind)
+    batch = seen.of(Batch)[0]
+    assert (batch.aligned, batch.unshifted) == (is_right, not is_right)
+
+
 @pytest.mark.parametrize(
     ("shift", "is_right"), [("logits, learnt = logits[:, :-1], labels[:, 1:]", True), ("learnt = labels", False)]
 )

@@ -184,10 +184,14 @@ def label_by_gradient(batch: dict[str, Any], logits: Any) -> None:
         found = torch.nn.functional.pad(found, (width - found.shape[1], 0), value=_IGNORED)
         if name == "learnt":
             found = found.masked_fill((lowest.values == 0).all(-1, keepdim=True), _UNTAUGHT)
+        # what a last place learns, where a row has nothing else, may be the token that stands there
+        last = gradient.detach()[:, -1].min(-1)
+        is_alone = (lowest.values == 0).all(-1) & (last.values < 0)
+        tensors = {name: found, "last": last.indices.masked_fill(~is_alone, _IGNORED)}
         if not found.is_cuda:
-            batch["tensors"][name] = found.tolist()
+            batch["tensors"].update({key: one.tolist() for key, one in tensors.items()})
             return
-        batch["tensors"][name] = found.to("cpu", non_blocking=True)
+        batch["tensors"].update({key: one.to("cpu", non_blocking=True) for key, one in tensors.items()})
         batch["event"] = torch.cuda.current_stream(found.device).record_event()
 
     logits.register_hook(facts.guarded("labels")(learnt))
@@ -263,6 +267,8 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         found["prompt_hashes"] = [
             tokens.row_hash(row[:first]) for row, first in zip(rows, found["first_supervised"]) if first
         ]
+        if "last" in read and all(row[-1] == one for row, one in zip(ids, read["last"])):
+            found.update(aligned=False, unshifted=True)
         # what begins a thought or a call in an answer is nobody's turn
         found["header_hashes"] = [
             tokens.header_hashes(row[: first or None]) for row, first in zip(rows, found["first_supervised"])

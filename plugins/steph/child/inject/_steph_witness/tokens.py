@@ -220,11 +220,16 @@ def line_hashes(ids: Sequence[int]) -> list[str] | None:
     return None if text is None or len(lines) > _MOST_LINES else [text_hash(line)[:8] for line in lines]
 
 
-_LABELS = "abcdeABCDE12345"
+_LABELS = (
+    *"abcdeABCDE12345",
+    *(form(word) for form in (str, str.capitalize) for word in (
+        "yes", "no", "true", "false", "positive", "negative", "neutral", "entailment", "contradiction")),
+    "はい", "いいえ",
+)  # fmt: skip
 
 
 def label_ids() -> dict[str, int]:
-    """Labels, with a blank before them or without, that are one token each."""
+    """Labels and words that classify, with a blank before them or without, that are one token each."""
     own = tokenizer()
     found: dict[str, int] = {}
     for text in () if own is None else (blank + label for label in _LABELS for blank in ("", " ")):
