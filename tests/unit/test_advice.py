@@ -162,6 +162,13 @@ def test_the_questions_are_those_of_the_programs_own_data_set(questions: int | N
     assert {one.there for one in found.change if one.name == "--first"} == {str(questions or text("production.all"))}
 
 
+@pytest.mark.parametrize("bits", [4, 16])
+def test_where_no_card_holds_unquantised_weights_4bit_is_the_first_step(bits: Literal[4, 16]) -> None:
+    """Lower lengths take nothing off the weights; a program that has 4 bits already is not told of them."""
+    first = decision(_own_program(bits=bits), _outlook(_card("does_not_fit", 100)))["first"]
+    assert ("4bit で読み込む" in first) is (bits == 16)
+
+
 def test_rows_from_elsewhere_are_counted_as_they_were_seen() -> None:
     """Where the description names no training file, an epoch has the rows that the training was seen to have."""
     whole = advise(with_stage(_own_program(), StageId.H1, model=factory.model_choice(parameters=EIGHT_B))).time

@@ -350,6 +350,8 @@ def _first(record: Record, advice: Advice, decided: Decision) -> Message:
         return say("advice.first.finding", finding=finding)
     if decided.rent is Rent.REHEARSAL:
         return say("advice.first.accept")
+    if decided.rent is Rent.NO_CARD and advice.target is not None and not advice.target.use_4bit:
+        return say("advice.first.no_card_without_4bit", model=advice.destination.model)
     if decided.rent is Rent.NO_CARD and advice.outlook and not advice.outlook.calibration.is_described:
         return say("advice.first.name_trainer")
     if decided.rent in (Rent.NO_CARD, Rent.UNPREDICTED):
