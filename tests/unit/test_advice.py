@@ -135,6 +135,16 @@ def test_a_program_is_advised_on_by_its_own_words_and_on_what_it_has() -> None:
     assert "OOM なし" in page
 
 
+def test_a_step_limit_that_is_the_whole_runs_own_is_not_dropped() -> None:
+    """A command that always has the limit has that of all epochs in the production run: nothing is to be left out."""
+    record = _own_program()
+    last = record.stages[StageId.H2].attempts[-1]
+    assert last.production is not None
+    kept = last.production.changed(commands=(("python", "t.py", "--stop", "105"),))
+    found = advise(with_stage(record, StageId.H2, attempts=(last.changed(production=kept),)))
+    assert "--stop" not in {change.name for change in found.change}
+
+
 def test_what_was_seen_of_the_weights_is_what_is_said_of_them() -> None:
     """4 bits that the program has by itself carry over; one that can be told is told, and an option is its own."""
     found = advise(_own_program(bits=4))

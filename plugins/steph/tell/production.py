@@ -6,7 +6,7 @@ Takes a record whose H-2 and H-3 ended well, gives values; which settings are pr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,18 +195,23 @@ def changes(record: Record, here: TrainSettings, there: TrainSettings, evaluatio
     for name in ("bnb_4bit_compute_dtype", "mixed_precision"):
         if name in said:
             rows.append(Change(said[name] or name, getattr(here, name) or "", getattr(there, name) or "", no_bf16))
-    limit = said.get("max_steps")
-    if limit == "" or (last is not None and limit in {*last.env, *(word.partition("=")[0] for word in last.argv)}):
-        rows.append(
-            Change(limit or "max_steps", str(here.max_steps), text("production.drop"), text("production.whole"))
-        )
+    limit, whole = said.get("max_steps"), train_call(record, there)
+    passed = _told(last.argv, last.env) - _told(*whole.commands, whole.env) if last and whole else set()
+    if limit == "" or limit in passed:  # the whole run's command may have one of its own: that of all its epochs
+        steps = text("production.drop"), text("production.whole")
+        rows.append(Change(limit or "max_steps", str(here.max_steps), *steps))
     questions = contract.questions_of(record)
     if "samples" in asked:
-        whole = text("production.all") if questions is None else str(questions)
-        rows.append(Change(asked["samples"] or "samples", str(evaluation.samples), whole, text("production.questions")))
+        every = text("production.all") if questions is None else str(questions)
+        rows.append(Change(asked["samples"] or "samples", str(evaluation.samples), every, text("production.questions")))
     if any(file.is_sample for file in record.data):
         rows.append(Change(*(text(f"production.{word}") for word in ("data", "sample", "real_data", "not_sample"))))
     return tuple(row for row in rows if row.here != row.there)
+
+
+def _told(*words: Iterable[str]) -> set[str]:
+    """Options and variables without their values."""
+    return {word.partition("=")[0] for several in words for word in several}
 
 
 def production_time(record: Record, target: TrainSettings) -> ProductionTime | None:
