@@ -202,7 +202,7 @@ _IMPORTS = re.compile(r"(?:site|dist)-packages[^\n]{0,300}, in <module>|^\s{1,20
 _LOADS_MODEL = re.compile(r"\bin (?:from_pretrained|from_dict|from_config)\b|\bAuto\w+\.from_pretrained\(")
 _PLACE = re.compile(r'File "(?:[^"\n]{0,300}[/\\])?([^"/\\\n<]{1,100})", line (\d{1,7})')
 _SAYS_NOTHING = re.compile(
-    r"report|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more (?:info|details)|documentation"
+    r"report|torch\.Size\(|\bdocs\b|file an? (?:issue|ticket|bug)|open an issue|for more (?:info|details)|documentation"
     r"|indices must be|LAUNCH_BLOCKING|USE_CUDA_DSA|TORCH_LOGS|NCCL_DEBUG|enable traceback|look up|try again",
     re.I,
 )
