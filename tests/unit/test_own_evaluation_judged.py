@@ -796,14 +796,17 @@ PROMPT_IDS = [f"{n:08x}" for n in range(4)]
         (["ffffffff"], False, None),
     ],
 )
-@pytest.mark.parametrize("fact", ["training_begins", "batch"])
+@pytest.mark.parametrize(("fact", "by_turn"), [("training_begins", False), ("batch", False), ("batch", True)])
 def test_prompts_that_were_trained_on_without_the_files_knowledge(
-    fact: str, trained: list[str], in_file: bool, severity: Severity | None, tmp_path: Path
+    fact: str, by_turn: bool, trained: list[str], in_file: bool, severity: Severity | None, tmp_path: Path
 ) -> None:
-    """A program that adds the test's questions to its rows: the very tokens of the prompt stood before an answer."""
+    """A program that adds the test's questions to its rows: the very tokens of the prompt stood before an answer.
+
+    Where a row's labels are on all of it, what stands before its last turn tells.
+    """
     one = sound(tmp_path, "choice")
     for call, own in zip((f for f in one.facts if f["fact"] == "generation"), PROMPT_IDS, strict=True):
-        call["prompt_hashes"] = [own]
+        call |= {"prompt_hashes": [f"e{own[1:]}"], "turn_hashes": [own]} if by_turn else {"prompt_hashes": [own]}
     folder = tmp_path / "trained"
     folder.mkdir()
     (folder / "witness-none-3.jsonl").write_text(json.dumps({"fact": fact, "at": 1.0, "prompt_hashes": trained}) + "\n")
@@ -908,6 +911,19 @@ def test_questions_that_stay_in_the_next_ones_prompt(
     _, checks = one.judged()
     check = checks["prompts_hold_questions"]
     assert (check.holds is False and check.severity is Severity.WARN) is is_found, check.message
+
+
+def test_what_all_prompts_begin_with_is_no_question_that_was_trained_on(tmp_path: Path) -> None:
+    """Without an answer's header the last turn is the question's own, and a system's text stands before it."""
+    one = sound(tmp_path, "choice")
+    for call, own in zip((f for f in one.facts if f["fact"] == "generation"), PROMPT_IDS, strict=True):
+        call |= {"prompt_hashes": [own], "turn_hashes": ["ffffffff"]}
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    batch = {"fact": "batch", "at": 1.0, "prompt_hashes": ["ffffffff"]}
+    (folder / "witness-none-3.jsonl").write_text(json.dumps(batch) + "\n")
+    one.evidence["training_witness"] = read_witness(folder)
+    assert one.judged()[1]["train_overlap"].holds
 
 
 def test_choices_recorded_in_the_order_that_they_were_asked_in() -> None:

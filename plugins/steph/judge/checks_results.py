@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
-from itertools import product
+from itertools import product, zip_longest
 
 from steph.base.files import UnreadableError, sha256_of
 from steph.base.messages import NOTHING, Message, say, words_of
@@ -489,5 +489,8 @@ def _trained_prompts(evidence: EvalEvidence) -> tuple[int, int]:
     known = [fact.prompt_hashes for fact in training.of(TrainingBegins)]
     trained = {one for own in (*known, *(fact.prompt_hashes for fact in training.of(Batch))) for one in own}
     calls = evidence.witness.of(Generation) if evidence.witness else ()
-    asked = [one for call in calls for one in call.prompt_hashes]
-    return sum(one in trained for one in asked), len(asked)
+    asked = {one: turn for call in calls for one, turn in zip_longest(call.prompt_hashes, call.turn_hashes) if one}
+    turns = Counter(asked.values())  # what several prompts have before their last turn is their frame
+    return sum(bool({one} & trained or (turns[turn] == 1 and turn in trained)) for one, turn in asked.items()), len(
+        asked
+    )

@@ -196,7 +196,7 @@ class TrainingBegins(ModelFact):
     rows: int | None = None
     row_hashes: tuple[str, ...] | None = None
     row_fingerprints: tuple[Texts, ...] | None = None
-    prompt_hashes: tuple[str, ...] = ()  # of the tokens before the first label, where a list of rows has labels
+    prompt_hashes: tuple[str, ...] = ()  # of the tokens before the first label or in the last turn's beginning
     batch_size: int | None = None
     accumulation: int | None = None
     world_size: int | None = None
@@ -237,7 +237,7 @@ class Batch(Fact):
     packed: bool | None = None
     row_hashes: tuple[str, ...] | None = None
     row_fingerprints: tuple[Texts, ...] | None = None
-    prompt_hashes: tuple[str, ...] = ()  # of the tokens before the first label
+    prompt_hashes: tuple[str, ...] = ()  # likewise
     of_data_set: tuple[bool, ...] | None = None  # whether the data set has these rows
     special_tokens: tuple[int, ...] | None = None  # but for padding, BOS and the row's end
     answer_hashes: tuple[str | None, ...] | None = None
@@ -326,6 +326,7 @@ class Generation(StateFact):
     rows: int = 0
     prompt_tokens: tuple[int, ...] | None = None
     prompt_hashes: Texts = ()
+    turn_hashes: tuple[str | None, ...] = ()  # of what stands before its last turn, with what begins that
     prompt_fingerprints: TextLists = ()
     leading_bos: tuple[int, ...] | None = None
     special_tokens: tuple[int, ...] | None = None  # of the prompt, but for padding and BOS
@@ -360,6 +361,7 @@ class Scoring(StateFact):
     rows: int = 0
     tokens: tuple[int, ...] | None = None
     prompt_hashes: Texts = ()
+    turn_hashes: tuple[str | None, ...] = ()  # of what stands before its last turn, with what begins that
     prompt_fingerprints: TextLists = ()
     leading_bos: tuple[int, ...] | None = None
     special_tokens: tuple[int, ...] | None = None

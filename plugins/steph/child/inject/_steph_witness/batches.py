@@ -266,7 +266,7 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         found.update(_labelled(ids, labels, spans, batch["ends"]))
         found["prompt_hashes"] = [
             tokens.row_hash(row[:first]) for row, first in zip(rows, found["first_supervised"]) if first
-        ]
+        ] + [hashed for row in rows if (hashed := tokens.turn_hash(row)) is not None]
         if "last" in read and all(row[-1] == one for row, one in zip(ids, read["last"])):
             found.update(aligned=False, unshifted=True)
         # what begins a thought or a call in an answer is nobody's turn

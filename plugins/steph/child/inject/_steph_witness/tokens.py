@@ -147,6 +147,13 @@ def header_hashes(row: Sequence[int]) -> list[str] | None:
     return sorted({hashed for one, hashed in zip(row, _pairs(row)) if one in marks}) if marks else None
 
 
+def turn_hash(row: Sequence[int]) -> str | None:
+    """The hash of a row up to what begins its last turn, an answer's; None where nothing does, or at its beginning."""
+    marks = _ids_of_tokenizer()[2]
+    last = next((n for n in range(len(row) - 1, 0, -1) if row[n] in marks), None) if marks else None
+    return None if last is None else row_hash(row[: last + 1])
+
+
 def is_nested(row: Sequence[int]) -> bool | None:
     """Whether a turn begins in another's header, as where a chat template was applied to its own result."""
     _, ends, marks = _ids_of_tokenizer()
@@ -295,13 +302,13 @@ def described_rows(dataset: Any) -> dict[str, Any]:
         "rows": count,
         "row_hashes": [row_hash(row) for row in ids],
         "row_fingerprints": known if len(known) == len(texts) else None,
-        "prompt_hashes": _prompt_hashes(dataset),
+        "prompt_hashes": _prompt_hashes(dataset, ids),
     }
 
 
-def _prompt_hashes(dataset: Any) -> list[str]:
-    """A hash of what stands before the first label in each row of a list; of a table's rows the first batches tell."""
-    found = []
+def _prompt_hashes(dataset: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+    """A hash of what stands before the first label in each row of a list, and of what begins each row's last turn."""
+    found = [hashed for row in rows if (hashed := turn_hash(row)) is not None]
     for row in dataset[:_MOST_HASHED] if isinstance(dataset, (list, tuple)) else ():
         ids, labels = (one.tolist() if hasattr(one, "tolist") else one for one in map(row.get, ("input_ids", "labels")))
         first = next((n for n, label in enumerate(labels or ()) if label != _IGNORED), 0)
