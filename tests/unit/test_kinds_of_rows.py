@@ -291,8 +291,28 @@ def test_what_a_builder_means_to_write(make: Callable[[int], Row], is_sound: boo
             lambda n: plain(n, f"正解は何か。{said(n, 5)}\n正解:\n{WORDS[n % 9]}", WORDS[n % 9]),
             lambda n: plain(n, f"{said(n, 5)}\n(正解: {WORDS[n % 9]})", WORDS[n % 9]),
         ),
+        (lambda n: plain(n, said(n, 5 + n % 9)), lambda n: plain(n, said(n, 5 + n % 9)[:64])),
+        (
+            lambda n: plain(n, said(n, 9), "x" * 60 + said(n, 2)),
+            lambda n: plain(n, said(n, 9), said(n, 6 + n % 9)[:64]),
+        ),
+        (lambda n: plain(n, f"{n % 7:07b}" * 10 + f"{n:07b}"), lambda n: plain(n, said(n, 4 + n % 9)[:60] + "")),
     ],
-    ids=["latex", "code", "quoted", "json", "refusals", "classes", "references", "numbers", "example", "heading"],
+    ids=[
+        "latex",
+        "code",
+        "quoted",
+        "json",
+        "refusals",
+        "classes",
+        "references",
+        "numbers",
+        "example",
+        "heading",
+        "sentences",
+        "answers",
+        "digits",
+    ],
 )
 def test_a_column_that_was_written_or_read_wrongly(
     sound: Callable[[int], Row], planted: Callable[[int], Row], tmp_path: Path

@@ -8,8 +8,8 @@ row adds ("e. I don't know") is no right answer of the data set's, but may be me
 most of them answer so.
 
 Its texts are looked at for themselves, too: one question in all rows, fields of a template that nothing was put into,
-an answer that is a missing value, text that was decoded wrongly or encoded twice, labels that are all one or contradict
-each other, questions and answers exchanged, and the answer given away beside the question.
+an answer that is a missing value, text that was decoded wrongly, encoded twice or cut, labels that are all one or
+contradict each other, questions and answers exchanged, and the answer given away beside the question.
 """
 
 from __future__ import annotations
@@ -77,10 +77,13 @@ _MISREAD_AS = (
     "cp1251",
     "cp850",
 )  # of UTF-8, beside Latin-1 and its Windows form
+LEAST_WIDTH, LEAST_END_CHARS, LEAST_CUT = 60, 6, 4  # characters of a text and its end; texts
+_ENDS = tuple(".。!！?？:：)）」』]】\"'`>")
 LONGEST_LABEL = 12  # characters of an answer that is a class, and no sentence that is meant to be said to everything
 _WORDS = "|".join(map(re.escape, sorted(TELLING, key=len, reverse=True)))
 _TOLD = re.compile(
-    rf"^\W*(?:{_WORDS})[^\w\n]{{0,2}}(?:[:=：は]|is\b)[^\S\n]*(\S.*?)[^\w\n]*$", re.IGNORECASE | re.MULTILINE
+    rf"^[^\w\n]{{0,9}}(?:{_WORDS})[^\w\n]{{0,2}}(?:[:=：は]|is\b)[^\S\n]{{0,9}}(\S[^\n]{{0,80}})",
+    re.IGNORECASE | re.MULTILINE,
 )
 _LABELS = {label for labels in NUMBERINGS for label in labels[:5]}
 _AROUND_LABELS = "()[]{}<>【】「」.、,:：;-*・。"
@@ -166,6 +169,7 @@ def _plausible_check(rows: Sequence[TrainingRow], texts: Sequence[str], asked: S
         ),
         "rows.line_breaks": (sum(_has_no_line_break(row.last_prompt) for row in rows), MANY),
         "rows.encoded_twice": (sum(map(_is_encoded_twice, rows)), MANY),
+        "rows.cut": (max(_cut([row.last_prompt for row in rows]), _cut([row.answer for row in rows])), FEW),
         "rows.one_answer": (0 if is_one else _rows_alike(words), 0.0),
         "rows.contradicting": (0 if is_one else _contradicting(texts, words), MANY),
         "rows.labels_asked": (sum(plain_label(row.last_prompt) in _LABELS for row in rows if row.prompt), MANY),
@@ -181,6 +185,18 @@ def _plausible_check(rows: Sequence[TrainingRow], texts: Sequence[str], asked: S
 def _has_no_line_break(text: str) -> bool:
     """Whether a text has none but such as are two characters."""
     return "\n" not in text and _BREAK.search(text) is not None
+
+
+def _cut(texts: Sequence[str]) -> int:
+    """How many texts are as long as the longest, each with another end, as a column of limited width leaves them.
+
+    All of one length may be meant, as a code's digits are; and so may texts of a few characters.
+    """
+    longest = max(map(len, texts))
+    cut = [text for text in texts if len(text) == longest]
+    ends = {text[-LEAST_END_CHARS:] for text in cut}
+    is_cut = longest >= LEAST_WIDTH and LEAST_CUT <= len(cut) < len(texts) and len(ends) > MANY * len(cut)
+    return len(cut) if is_cut and sum(not text.rstrip().endswith(_ENDS) for text in cut) > MANY * len(cut) else 0
 
 
 def _rows_alike(words: Sequence[str]) -> int:
@@ -214,7 +230,8 @@ def _is_json_text(text: str) -> bool:
 def _told_in_a_line(rows: Sequence[TrainingRow]) -> int:
     """Rows whose prompt has a line that says their answer is the right one; none where such lines say others, too."""
     answers = {plain_label(row.answer) for row in rows}
-    said = [({*map(plain_label, _TOLD.findall(row.prompt))} & answers, plain_label(row.answer)) for row in rows]
+    lines = ([line.strip(_AROUND_LABELS) for line in _TOLD.findall(row.prompt)] for row in rows)
+    said = [({*map(plain_label, own)} & answers, plain_label(row.answer)) for own, row in zip(lines, rows, strict=True)]
     told = sum(own == {answer} for own, answer in said)
     return told if sum(bool(own) for own, _ in said) - told <= FEW * told else 0
 
