@@ -1219,7 +1219,8 @@ def test_the_likeliest_word_is_the_answer(tmp_path: Path, said: tuple[str, ...],
     for fact in one.facts:
         if fact["fact"] == "likelihoods":
             best = next(likely)
-            fact["labels"] = [{word: -1.0 if word == best else -3.0 for word in (" yes", " no")}]
+            words = {word: -1.0 if word == best else -3.0 for word in (" yes", " no")}
+            fact["labels"] = [{**words, "a": -5.0, "b": -6.0}]
     for row, answer in zip(one.raw["rows"], said, strict=True):
         row |= {"c": "", "said": answer, "gold": "yes", "ok": answer == "yes"}
     one.raw["accuracy"] = 0.5

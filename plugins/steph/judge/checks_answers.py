@@ -372,7 +372,10 @@ def _classes(rows: Sequence[Row], scored: int) -> Choices:
         if {one.lower() for one in answers} <= {*known}:
             last = max(known.index(one.lower()) for one in answers) + 1
             return Choices(known[: scored if scored > 1 else last], known[: scored if scored > 1 else last])
-    return Choices(tuple(sorted(answers)) if scored in (1, len(answers)) else ())
+    if scored == 1:  # words, which name themselves
+        words = tuple(sorted({one.lower() for one in answers}))
+        return Choices(words, words)
+    return Choices(tuple(sorted(answers)) if len(answers) == scored else ())
 
 
 def _likelihoods(
@@ -398,9 +401,8 @@ def _likelihoods(
     if len(own) != 1 or not by_label or not own[0].labels:
         return []
     forms = [
-        [blank + change(name) for name in names]
-        for names, blank in product((labels, texts), ("", " "))
-        for change in (str.lower, str.upper, str.capitalize)
+        [blank + change(label) for label in labels]
+        for blank, change in product(("", " "), (str.lower, str.upper, str.capitalize))
     ]
     return [[own[0].labels[one] for one in form] for form in forms if {*form} <= {*own[0].labels}]
 
