@@ -279,7 +279,7 @@ def test_several_changes_together_leave_out_what_is_not_needed() -> None:
 def test_where_no_change_helps_a_larger_card_is_named() -> None:
     """Llama-3.1-70B on an RTX 3080: none of the offers; the smallest known card on which it fits."""
     found = _one("--model", "Llama-3.1-70B", "--card", "RTX 3080", "--trainer", "trl")
-    assert (found["changes"], found["larger_card"]) == ([], "A100 80GB")
+    assert (found["changes"], found["larger_card"]) == ([], "RTX A6000")
 
 
 @pytest.mark.parametrize("setting", [("--batch-size", "1", "--max-seq-length", "512"), ()])

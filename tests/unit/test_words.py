@@ -32,7 +32,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "/w/train.py", line 3, i
     ("error", "cause", "said", "unsaid"),
     [
         ("EOFError: EOF when reading a line", Cause.OTHER, "標準入力", "データ"),
-        ("EOFError: Ran out of input", Cause.BAD_DATA, "データ", "標準入力"),
+        ("EOFError: Ran out of input", Cause.BAD_DATA, "pickle", "標準入力"),
         ("SyntaxError: invalid syntax", Cause.OTHER, "文法エラー", "既知の原因"),
         ("IndentationError: unexpected indent", Cause.OTHER, "文法エラー", "既知の原因"),
         (

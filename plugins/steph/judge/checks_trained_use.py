@@ -222,6 +222,7 @@ def asks(answer: Answer, row: Row) -> bool:
 
 
 LEAST_ALIKE, LEAST_GOLDS = 2, 3  # questions with one right answer; such answers
+MOST_LINES = 32  # of a question, each of which is compared with a thousand ways to join it with an answer
 LEAST_OWN_LINE = 8  # characters of a line that is one question's alone
 LABEL_FORMS = (
     "{}", "{}.", "{}。", "({})", "答え:{}", "回答:{}", "正解:{}", "Answer:{}", "正解は{}です。", "答えは{}です。",
@@ -579,8 +580,9 @@ def _own_examples(seen: Answering, asked: Sequence[Row]) -> int:
             for text in (label, label.upper())
             for form in LABEL_FORMS
         }  # fmt: skip
-        told = [*row.question.splitlines(), *(row.choices if isinstance(row.choices, list) else [])]
-        whole = [line for text in told for line in _long_lines(str(text))]
+        read = [answer for answer in answers_to(seen.counting, row) if answer.lines]
+        told = [*row.question.splitlines(), *(row.choices if isinstance(row.choices, list) else [])] if read else []
+        whole = [line for text in told for line in _long_lines(str(text))][-MOST_LINES:]
         own = [text_hash(line)[:8] for line in whole]
         # a question and its answer in one line
         joined = {
@@ -588,7 +590,7 @@ def _own_examples(seen: Answering, asked: Sequence[Row]) -> int:
             for line, text in product(whole, {gold, gold.upper()} - {""})
             for before, between, form in product(BEFORE_QUESTION, BEFORE_ANSWER, LABEL_FORMS)
         }
-        for answer in answers_to(seen.counting, row):
+        for answer in read:
             lines = answer.lines or ()
             if joined & {*lines}:
                 found += 1
