@@ -322,6 +322,39 @@ def test_a_column_that_was_written_or_read_wrongly(
     assert "rows_plausible" in judged(tmp_path, [planted(n) for n in range(COUNT)])
 
 
+def turns(*texts: str) -> Row:
+    """A chat of these."""
+    return {"messages": [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: plain(n, f"Explain: printf('%d\\n', x{n}); {said(n, 3)}"),
+        lambda n: plain(n, json.dumps({"text": f"{said(n, 4)}\n{said(n, 3)}"}), json.dumps({"label": LETTERS[n % 4]})),
+        lambda n: plain(n, f"Does $a \\nLeftrightarrow b_{n}$? $\\\\n$ {said(n, 5)}"),
+        lambda n: plain(n, f"Open C:\\data\\n{n}.txt or match \\d+\\n? in {said(n, 3)}"),
+        lambda n: turns(f'"{said(n, 6)}"', f'"{said(n, 7, salt="other")}"'),
+        lambda n: plain(n, said(n, 9), (text_hash(said(n, 3)) * 8) if n % 2 else said(n, n % 7 + 2)),
+        lambda n: plain(n, f"Answer with the number only, and with nothing more than it: {3**n % 997} + {7**n % 9973}"),
+        lambda n: {"text": (said(n, 40) if n % 9 else said(n, n % 7 + 2))[:120]},  # pieces of long texts
+        lambda n: plain(n, said(n, 9), "わかりません。"),
+        lambda n: turns(said(n, 5), said(n, 9), "Thanks!", "Goodbye"),
+        lambda n: turns("Quiz me.", said(n, 9), LETTERS[n % 4], said(n, 5)),
+        lambda n: plain(n, said(n // 5, 9, salt=str(n % 2)), "aabaa"[n % 5]),
+        lambda n: plain(n, f"Name: {said(n, 2)}\nTarget: {WORDS[n % 30]}\nExtract the target.", WORDS[n % 30]),
+        lambda n: plain(n, f"Q: Is it?\nAnswer: yes\nQ: {said(n, 5)}\nAnswer:", "no" if n % 20 == 0 else "yes"),
+    ],
+    ids=[
+        "code", "json", "latex", "path", "speech", "digests", "sums", "pieces", "unsure", "farewell", "quiz",
+        "majority", "form", "example",
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_a_column_read_wrongly(make: Callable[[int], Row], tmp_path: Path) -> None:
+    """Escapes that code has, speech, texts that are no prose, several turns, people who disagree, forms."""
+    assert "rows_plausible" not in judged(tmp_path, [make(n) for n in range(COUNT)])
+
+
 def test_a_builder_that_goes_round_in_its_first_rows(tmp_path: Path) -> None:
     """Nobody repeats nine rows eleven times."""
     assert "rows_plausible" in judged(tmp_path, [plain(n, said(n % 9, 9), WORDS[n % 9]) for n in range(99)])

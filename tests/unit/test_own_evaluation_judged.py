@@ -856,6 +856,13 @@ def test_answers_of_another_kind_than_was_learnt(
         ("acc 75%", False),
         ("train accuracy 0.99\nbase accuracy 0.25\naccuracy=0.750", False),
         ("accuracy_by_topic written to acc.csv; accuracy 1e-3 tolerated", False),
+        ("12:00:01 INFO: Final test accuracy: 95%", True),
+        ("0 of 4\r4 of 4\rAccuracy: 2 of 4", True),
+        ("Accuracy: 3 / 4", False),
+        ("law accuracy 0.5\naccuracy (tax): 1.0\n民法の正解率: 50%\nOverall: 0.75", False),  # of categories
+        ("base accuracy: 0.25\nchance accuracy = 0.2\nepoch 1 accuracy 0.6\nvalidation acc 0.6", False),
+        ("lenient accuracy: 1.0\naccuracy (without unparsed): 1.0\nmean token accuracy 0.91", False),
+        ("target accuracy: 0.9\nAccuracy 16-bit", False),
         ("", False),
     ],
 )

@@ -385,21 +385,27 @@ def _first_matches(lines: tuple[str, ...], start: int, end: int, patterns: dict[
     return found
 
 
+_OF_ALL = (
+    r"(?:(?:final|overall|total|mean|average|strict|exact(?: match)?|test|eval(?:uation)?|result|score|the|info|print|"
+    r"root|全体の?|最終|総合|平均|テスト|評価|結果|今回の?)(?![a-z])[^\w\n]{0,9})"
+)
+# one of a category, of a baseline, of training or under another rule is none that the results must have
 _OWN_ACCURACY = re.compile(
-    r"(?i)(?<![a-z_-])(?:accuracy|acc|正解率|正答率)(?:\s?\([^()\n]{0,40}\))?\s{0,8}(?:[:=：は]|is\b)?\s{0,8}"
-    r"(\d{1,9}/\d{1,9}|\d{1,3}(?:[.,]\d{1,17})?)(?![\w.])\s?(%)?"
+    rf"(?im)(?:^|\r)(?:[^\w\n]|[\d_]){{0,40}}{_OF_ALL}{{0,4}}(?<![a-z_-])(?:accuracy|acc|正解率|正答率)"
+    rf"(?:\s?\({_OF_ALL}{{1,2}})?[^\S\n]{{0,8}}(?:[:=：は]|is\b)?[^\S\n]{{0,8}}"
+    r"(\d{1,9}\s?(?:/|of)\s?\d{1,9}|\d{1,3}(?:[.,]\d{1,17})?)(?![\w.])(?!-\w)\s?(%)?"
 )
 
 
 def printed_accuracies(stdout: str) -> list[tuple[float, float]]:
-    """Each accuracy that a program prints in words of its own, as a share, and half of its last digit."""
+    """Each accuracy of all answers that is printed in a program's own words, as a share, and half of its last digit."""
     return [_accuracy(match) for match in _OWN_ACCURACY.finditer(stdout)]
 
 
 def _accuracy(match: re.Match[str]) -> tuple[float, float]:
     """The accuracy and half of its last digit, both as shares; NaN where the text is no number."""
     text = match[1].rstrip("%,;")
-    if fraction := re.fullmatch(r"(\d{1,9})/(\d{1,9})", text):
+    if fraction := re.fullmatch(r"(\d{1,9})\s?(?:/|of)\s?(\d{1,9})", text, re.IGNORECASE):
         whole = int(fraction[2])
         return (int(fraction[1]) / whole if whole else math.nan, 0.0)
     text = re.sub(r"(?<=\d),(?=\d)", ".", text)  # a decimal comma

@@ -66,7 +66,9 @@ _FIELD = re.compile(
 )
 _ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|&(?:#\d{2,6}|#x[0-9a-fA-F]{2,6}|lt|gt|amp|quot|nbsp);")
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")  # of HTML, in which characters are rightly escaped
-_BREAK = re.compile(r"\\n(?![a-z])")  # a line break that is two characters; LaTeX has \nu
+# a line break that is two characters; LaTeX has \nu and \nLeftarrow, a pattern \n?, and code has them in quotes
+_BREAK = re.compile(r"(?<!\\)\\n(?![a-z?+{]|(?:Left|Right)\w*arrow|V[Dd]ash)")
+_QUOTED = re.compile(r"(?<!\w)(?:\"(?:\\.|[^\"\\]){0,400}\"|'(?:\\.|[^'\\]){0,400}'|`[^`]{0,400}`)(?!\w)|\b[A-Z]:\\\S*")
 _MISSING = {"nan", "<na>", "nat", "undefined", "[objectobject]"}  # of a table or a script: no text is that by chance
 _EMPTY = {"", "none", "null", "n/a"}  # some rows may mean that
 _MISREAD_AS = (
@@ -78,12 +80,19 @@ _MISREAD_AS = (
     "cp850",
 )  # of UTF-8, beside Latin-1 and its Windows form
 LEAST_WIDTH, LEAST_END_CHARS, LEAST_CUT = 60, 6, 4  # characters of a text and its end; texts
+MOST_SHORTEST = 0.75  # of a width, what the shortest has where lengths vary: numbers vary a template's by less
+_CODE_END = re.compile(r"[!-~]{24}$")  # no words: a digest, a sequence, a board
 _ENDS = tuple(".。!！?？:：)）」』]】\"'`>")
 LONGEST_LABEL = 12  # characters of an answer that is a class, and no sentence that is meant to be said to everything
-_WORDS = "|".join(map(re.escape, sorted(TELLING, key=len, reverse=True)))
-_TOLD = re.compile(
-    rf"^[^\w\n]{{0,9}}(?:{_WORDS})[^\w\n]{{0,2}}(?:[:=：は]|is\b)[^\S\n]{{0,9}}(\S[^\n]{{0,80}})",
-    re.IGNORECASE | re.MULTILINE,
+MOST_CLASSES = 8  # different answers; where there are more, they may be taken from the text
+_NAMES_OF_FIELDS = {"gold", "expected", "solution", "label", "target", "key", "reference", "truth", "hint"}
+_TOLD, _TOLD_OPENLY = (
+    re.compile(
+        rf"^[^\w\n]{{0,9}}(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})[^\w\n]{{0,2}}"
+        rf"(?:[:=：は]|is\b)[^\S\n]{{0,9}}(\S[^\n]{{0,80}})",
+        re.IGNORECASE | re.MULTILINE,
+    )
+    for words in ({*TELLING}, {*TELLING} - _NAMES_OF_FIELDS)
 )
 _LABELS = {label for labels in NUMBERINGS for label in labels[:5]}
 _AROUND_LABELS = "()[]{}<>【】「」.、,:：;-*・。"
@@ -169,10 +178,13 @@ def _plausible_check(rows: Sequence[TrainingRow], texts: Sequence[str], asked: S
         ),
         "rows.line_breaks": (sum(_has_no_line_break(row.last_prompt) for row in rows), MANY),
         "rows.encoded_twice": (sum(map(_is_encoded_twice, rows)), MANY),
-        "rows.cut": (max(_cut([row.last_prompt for row in rows]), _cut([row.answer for row in rows])), FEW),
-        "rows.one_answer": (0 if is_one else _rows_alike(words), 0.0),
+        "rows.cut": (max(_cut(rows, [row.last_prompt for row in rows]), _cut(rows, [row.answer for row in rows])), FEW),
+        "rows.one_answer": (0 if is_one or any(map(_has_turns, rows)) else _rows_alike(words), 0.0),
         "rows.contradicting": (0 if is_one else _contradicting(texts, words), MANY),
-        "rows.labels_asked": (sum(plain_label(row.last_prompt) in _LABELS for row in rows if row.prompt), MANY),
+        "rows.labels_asked": (
+            sum(plain_label(row.last_prompt) in _LABELS for row in rows if row.prompt and not _has_turns(row)),
+            MANY,
+        ),
         "rows.told": (_told_in_a_line(rows) if len(answers) > 1 else 0, MANY),
     }
     troubles = [say(what, rows=count) for what, (count, share) in counts.items() if count > share * len(rows)]
@@ -184,40 +196,58 @@ def _plausible_check(rows: Sequence[TrainingRow], texts: Sequence[str], asked: S
 
 def _has_no_line_break(text: str) -> bool:
     """Whether a text has none but such as are two characters."""
-    return "\n" not in text and _BREAK.search(text) is not None
+    return "\n" not in text and _BREAK.search(_QUOTED.sub("", text)) is not None
 
 
-def _cut(texts: Sequence[str]) -> int:
-    """How many texts are as long as the longest, each with another end, as a column of limited width leaves them.
+def _cut(rows: Sequence[TrainingRow], texts: Sequence[str]) -> int:
+    """How many of the rows' texts are as long as the longest, each with another end: a column of limited width.
 
-    All of one length may be meant, as a code's digits are; and so may texts of a few characters.
+    All of one length may be meant, as a code's digits are; and so may texts of a few characters, or such as differ by
+    some numbers.
     """
-    longest = max(map(len, texts))
+    lengths = Counter(map(len, texts))
+    longest = max(lengths)
     cut = [text for text in texts if len(text) == longest]
     ends = {text[-LEAST_END_CHARS:] for text in cut}
     is_cut = longest >= LEAST_WIDTH and LEAST_CUT <= len(cut) < len(texts) and len(ends) > MANY * len(cut)
-    return len(cut) if is_cut and sum(not text.rstrip().endswith(_ENDS) for text in cut) > MANY * len(cut) else 0
+    is_cut = is_cut and len(lengths) > LEAST_CUT and min(lengths) <= MOST_SHORTEST * longest
+    if 2 * len(cut) > len(texts) and not any(row.prompt for row in rows):
+        return 0  # pieces of long texts, to be read on
+    broken = sum(not text.rstrip().endswith(_ENDS) and not _CODE_END.search(text) for text in cut)
+    return len(cut) if is_cut and broken > MANY * len(cut) else 0
 
 
 def _rows_alike(words: Sequence[str]) -> int:
     """All rows, where they have one short answer: a column that was read wrongly."""
     is_class = len({*words}) == 1 and words[0] not in _EMPTY | _MISSING and len(words[0]) <= LONGEST_LABEL
-    return len(words) if is_class else 0
+    return len(words) if is_class and words[0][-1].isalnum() else 0
+
+
+def _has_turns(row: TrainingRow) -> bool:
+    """Whether several answers were given: a choice may be a user's, and the last answer a farewell."""
+    return sum(turn.role == "assistant" for turn in row.turns) > 1
 
 
 def _contradicting(texts: Sequence[str], words: Sequence[str]) -> int:
-    """Rows whose very prompt has another label elsewhere; in their own words many answers may be right."""
-    labels: dict[str, set[str]] = {}
+    """Rows whose very prompt has another label elsewhere, none of which most people gave.
+
+    In their own words many answers may be right.
+    """
+    given: dict[str, Counter[str]] = {}
     for text, word in zip(texts, words, strict=True):
-        labels.setdefault(text, set()).add(plain_label(word))
-    return sum(len(labels[text]) > 1 and labels[text] <= _LABELS for text in texts)
+        given.setdefault(text, Counter())[plain_label(word)] += 1
+    return sum(own.total() for own in given.values() if {*own} <= _LABELS and 2 * max(own.values()) <= own.total())
 
 
 def _is_encoded_twice(row: TrainingRow) -> bool:
-    """Whether prompt and answer both are texts as JSON writes them, or one is, with something escaped in it."""
+    """Whether prompt and answer, a single word, both are texts as JSON writes them, or one is, with escapes in it.
+
+    What people say stands in quotation marks, too.
+    """
     texts = [text.strip() for text in (row.prompt, row.answer) if text.strip()]
     quoted = [text for text in texts if len(text) > 1 and text[0] == text[-1] == '"' and _is_json_text(text)]
-    return len(quoted) == len(texts) > 1 or any("\\" in text for text in quoted)
+    is_label = len(quoted) == len(texts) > 1 and quoted[-1][1:-1].isalnum()
+    return is_label or any(re.search(r"\\[nu\"]", text) for text in quoted)
 
 
 def _is_json_text(text: str) -> bool:
@@ -228,12 +258,17 @@ def _is_json_text(text: str) -> bool:
 
 
 def _told_in_a_line(rows: Sequence[TrainingRow]) -> int:
-    """Rows whose prompt has a line that says their answer is the right one; none where such lines say others, too."""
+    """Rows whose prompt has a line that says their answer is the right one; none where such lines say others, too.
+
+    Nor where all say the same, as an example does. A form has lines like "Target: ..." that are asked for.
+    """
     answers = {plain_label(row.answer) for row in rows}
-    lines = ([line.strip(_AROUND_LABELS) for line in _TOLD.findall(row.prompt)] for row in rows)
+    is_told = _TOLD if len(answers) <= MOST_CLASSES else _TOLD_OPENLY
+    lines = ([line.strip(_AROUND_LABELS) for line in is_told.findall(row.prompt)] for row in rows)
     said = [({*map(plain_label, own)} & answers, plain_label(row.answer)) for own, row in zip(lines, rows, strict=True)]
-    told = sum(own == {answer} for own, answer in said)
-    return told if sum(bool(own) for own, _ in said) - told <= FEW * told else 0
+    told = [answer for own, answer in said if own == {answer}]
+    others = sum(bool(own) for own, _ in said) - len(told)
+    return len(told) if others <= FEW * len(told) and len({*told}) > 1 else 0
 
 
 def _told_rows(rows: Sequence[TrainingRow], asked: Sequence[_Asked | None]) -> Iterator[Row]:
