@@ -649,6 +649,75 @@ def test_an_evaluation_of_any_name_is_found_with_where_its_rows_are(
     assert evaluate.get("output") == (ending and f"steph-evaluation{ending}")
 
 
+OWN_PROGRAMS = """
+[train]
+command = ["{python}", "t.py", "{model}"]
+rows = { file = "t.jsonl", format = "messages" }
+[train.fixed]
+lora_r = 8
+lora_alpha = 8
+batch_size = 1
+max_seq_length = 64
+num_epochs = 1
+gradient_accumulation_steps = 1
+learning_rate = 2e-4
+[evaluate]
+fixed.samples = 2
+command = ["{python}", "e.py", "{model}", "{adapter}"]
+results.file = "out.json"
+results.score = "bleu"
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "is_refused"),
+    [
+        ('rows = "items"\nrow = { question = "q", expected = "gold", response = "said" }', True),
+        ('rows = "items"\nrow = { question = "q", predicted = "said" }', True),
+        ('rows = "items"', True),
+        ('rows = "items"\nrow = { question = "q", correct = "ok" }', False),
+        ('rows = "items"\nrow = { question = "q", expected = "gold", predicted = "said" }', False),
+        ("", False),  # a figure over all, such as BLEU
+    ],
+)
+def test_rows_that_nobody_can_call_right_are_refused_before_anything_runs(
+    row: str, is_refused: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else the evaluation would fail for it after a whole training."""
+    told = row.replace("rows =", "results.rows =").replace("row =", "results.row =")
+    (tmp_path / "steph.toml").write_text(OWN_PROGRAMS + told)
+    (tmp_path / "t.jsonl").write_text(json.dumps(CHAT) + "\n")
+    result = CliRunner().invoke(app, ["check", str(tmp_path), "--profile", "cpu", "--language", "en"])
+    said = result.output + "".join(capfd.readouterr())
+    assert ("name the key that says so as correct" in said, result.exit_code) == (is_refused, 2 * is_refused), said
+
+
+def test_the_length_that_rows_are_cut_to_is_no_number_of_samples(tmp_path: Path) -> None:
+    """`ids[:args.most]` looks as `rows[:args.limit]` does; a training has no samples, so the option's name says it."""
+    (tmp_path / "train.py").write_text("""
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--model_max_length", type=int, default=512)
+args = parser.parse_args()
+rows = [tokenizer(line)["input_ids"][: args.model_max_length] for line in open("train.jsonl")]
+model = get_peft_model(model, LoraConfig(r=8))
+Trainer(model=model, args=TrainingArguments(output_dir="out"), train_dataset=rows).train()
+""")
+    assert '"--model_max_length", "{max_seq_length}"' in draft(survey(tmp_path))
+
+
+def test_a_draft_asks_for_what_says_that_a_row_is_right(tmp_path: Path) -> None:
+    """A question, its reference and a text: nothing in them says which texts are right."""
+    (tmp_path / "evaluate.py").write_text("""
+rows = []
+for row in json.load(open("test.json")):
+    out = model.generate(**tokenizer(row["q"], return_tensors="pt"))
+    rows.append({"question": row["q"], "reference": row["a"], "generated": tokenizer.decode(out[0])})
+json.dump({"accuracy": bleu(rows), "answers": rows}, open("out.json", "w"))
+""")
+    assert 'response = "generated", correct = "…" }' in draft(survey(tmp_path))
+
+
 def test_rows_without_a_place_are_refused_before_anything_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -657,7 +726,7 @@ def test_rows_without_a_place_are_refused_before_anything_runs(
     train += "fixed = { lora_r = 8, lora_alpha = 8, batch_size = 1, max_seq_length = 64, num_epochs = 1, "
     train += "gradient_accumulation_steps = 1, learning_rate = 2e-4 }\n[evaluate]\nfixed.samples = 2\n"
     train += 'command = ["{python}", "e.py", "{model}", "{adapter}"]\n'
-    train += 'results.file = "out.json"\nresults.row = { question = "q" }\n'
+    train += 'results.file = "out.json"\nresults.row = { question = "q", correct = "ok" }\n'
     for more, status in (('results.score = "em"\n', 2), ('results.count = "n"\n', 2), ("", 0),
                          ('results.score = "em"\nresults.rows = "items"\n', 0)):  # fmt: skip
         (tmp_path / "steph.toml").write_text(train + more)

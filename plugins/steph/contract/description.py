@@ -288,7 +288,8 @@ class EvaluateResults(Value):
     format: ResultsFormat = "json"
     """Who wrote it: the preset's own format, or JSON whose figures the other keys find."""
     file: str | None = None
-    """The results file; `{output}`, `*` and `**` may stand in it, and of several the newest one counts."""
+    """The results file; `{output}`, `*` and `**` may stand in it, and of several the newest one counts. A file of rows
+    alone (JSON Lines, or a table: `.csv`, `.tsv`) needs no `rows`, and `row` then names its keys or columns."""
     score: str | None = None
     """Dotted path to the score in that file, 0 to 1 or a percentage; `*` stands for any one name."""
     count: str | None = None
@@ -379,6 +380,9 @@ class Description(Value):
         found = evaluate.results
         if found.format == "json" and found.rows is None and (found.score or found.count) and found.row != ResultsRow():
             raise ValueError(say("description.no_results_rows"))
+        row, has_rows = found.row, found.rows is not None or found.row != ResultsRow()
+        if found.format == "json" and has_rows and row.correct is None and None in (row.expected, row.predicted):
+            raise ValueError(say("description.no_row_correct"))
         if evaluate.none is None and evaluate.command is None:
             raise ValueError(say("description.no_evaluation"))
         return self

@@ -286,7 +286,7 @@ def _taken(script: Script | None, section: str) -> _Taken:
     is_switch = {name: script.options.get(one.word, False) for name, one in script.told.items()}
     told = {name: one for name, one in script.told.items() if name in places and not is_switch[name]}
     switches = {name: str(one.word) for name, one in script.told.items() if name in conditions and is_switch[name]}
-    used = {one.word for one in script.told.values()}
+    used = {*(one.word for one in told.values()), *switches.values()}  # a row cut with [:n] looks like n samples
     for option, alone in script.options.items():
         plain = option.lstrip("-").replace("-", "_")
         of = next((of for of, names in (conditions if alone else places).items() if plain in names), None)
@@ -412,7 +412,11 @@ def _evaluate(found: Survey, script: Script | None) -> Iterator[str]:
         if script.row:
             if "rows" not in script.results and not script.rows_ending:
                 yield _with_note(f'results.rows = "{UNKNOWN}"', "init.note.results_rows")
-            yield f"results.row = {_inline(script.row)}"
+            if "correct" in script.row or {"expected", "predicted"} <= script.row.keys():
+                yield f"results.row = {_inline(script.row)}"
+            else:
+                row = {**script.row, "correct": UNKNOWN}
+                yield _with_note(f"results.row = {_inline(row)}", "init.note.row_correct")
 
 
 def _command(script: Script, taken: _Taken) -> Iterator[str]:
