@@ -672,5 +672,9 @@ def test_a_card_without_bf16_is_not_asked_for_it(card: str, dtype: str, half: st
     else:
         assert "--bnb-4bit-compute-dtype" not in changed
         assert "nf4 + bfloat16" in kept.values()
+    lengths = {change.why for change in found.change if change.name in ("--max-seq-length", "--batch-size")}
+    assert lengths <= {
+        text("production.asked")
+    }  # not for rows that are cut or a rung that was left: maybe there were none
     plain = target_settings(TrainSettings(use_4bit=False, mixed_precision="bf16"), record.context.production)
     assert plain.mixed_precision == half

@@ -166,11 +166,9 @@ def _numbers(
     said: Mapping[str, str], here: TrainSettings, there: TrainSettings
 ) -> tuple[tuple[str, str, str, str], ...]:
     """The settings that may differ: how the program is told it, value here, value there, reason for a difference."""
-    longer = "production.longer" if there.max_seq_length > here.max_seq_length else "production.asked"
-    larger = "production.larger" if there.batch_size > here.batch_size else "production.asked"
     reasons = {
-        "max_seq_length": text(longer),
-        "batch_size": text(larger),
+        "max_seq_length": text("production.asked"),
+        "batch_size": text("production.asked"),
         "gradient_accumulation_steps": phrase("production.effective", batch=there.effective_batch_size),
         "num_epochs": text("production.epochs"),
     }
