@@ -371,6 +371,7 @@ def test_what_all_rows_have_before_their_answers_is_changed_in_the_prompts(
         (["asks", "answer", "-", "cut"], "{own} in the form answer :", True),
         (["asks", "answer", "-", "cut"], "{own} {own}2 {own}3", False),  # no template in the rows
         (["asks", "answer", "-", "cut"], "{own} in - form answer :", False),
+        (["asks", "answer", "-", "cut"], "in {own} the {own}2 form {own}3 answer", False),  # of a language, no template
     ],
 )
 def test_prompts_end_in_words_of_the_rows_whose_prompts_have_labels_too(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -827,6 +828,9 @@ def test_prompts_that_were_trained_on_without_the_files_knowledge(
         ("1234", "xyxy", ("unknown",) * 4, False),  # nothing was learnt yet
         ("ABCD", SAID, SAID, False),
         (tuple(f"choice {n}" for n in range(16)), SAID, SAID, False),
+        ([f"{letter}. {word}" for letter, word in zip("ABCD", WORDS, strict=True)], SAID, SAID, False),  # with its text
+        (['{"answer": "A"}', '{"answer": "B"}'], SAID, SAID, False),
+        (("yes", "no"), SAID, SAID, False),  # another task's
     ],
 )
 def test_answers_of_another_kind_than_was_learnt(
@@ -902,6 +906,7 @@ def test_one_question_under_several_numbers(number: str, texts: list[str], is_fo
     [
         (lambda n: range(n), True),  # earlier turns stay
         (lambda n: (0,), False),  # one of the questions is the example of all
+        (lambda n: range(n // 2 * 2, n), False),  # two conversations
         (lambda n: (), False),
     ],
 )
@@ -918,6 +923,25 @@ def test_questions_that_stay_in_the_next_ones_prompt(
     _, checks = one.judged()
     check = checks["prompts_hold_questions"]
     assert (check.holds is False and check.severity is Severity.WARN) is is_found, check.message
+
+
+@pytest.mark.parametrize(
+    "text", ["第{}条の期間は何日か。", "第{}条により届出をすべき期間は、事由の生じた日から何日と定められているか。"]
+)
+def test_trained_rows_that_are_asked_too_are_none_of_the_results(text: str, tmp_path: Path) -> None:
+    """Whoever measures the training's own accuracy as well asks what was trained on."""
+    one = sound(tmp_path, "choice")
+    asked = [fact for fact in one.facts if fact["fact"] == "generation"]
+    trained = [f"{text.format(n)}\n答え:" for n in range(4)]
+    for call, prompt, own in zip(asked, trained, PROMPT_IDS, strict=True):
+        call["prompt_hashes"] = [f"e{own[1:]}"]
+        one.facts.append(call | {"prompt_hashes": [own], "prompt_fingerprints": [list(fingerprints(prompt))]})
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    batch = {"fact": "batch", "at": 1.0, "prompt_hashes": PROMPT_IDS}
+    (folder / "witness-none-3.jsonl").write_text(json.dumps(batch) + "\n")
+    one.evidence["training_witness"] = read_witness(folder)
+    assert one.judged()[1]["train_overlap"].holds
 
 
 def test_what_all_prompts_begin_with_is_no_question_that_was_trained_on(tmp_path: Path) -> None:
@@ -1230,6 +1254,32 @@ def test_the_likeliest_word_is_the_answer(tmp_path: Path, said: tuple[str, ...],
             fact["labels"] = [{**words, "a": -5.0, "b": -6.0}]
     for row, answer in zip(one.raw["rows"], said, strict=True):
         row |= {"c": "", "said": answer, "gold": "yes", "ok": answer == "yes"}
+    one.raw["accuracy"] = 0.5
+    assert one.judged()[1]["answers_likeliest"].holds is holds
+
+
+@pytest.mark.parametrize(
+    ("said", "holds"),
+    [
+        (("yes", "no", "yes", "no"), None),  # from 0.3 on
+        (("no", "yes", "no", "yes"), False),  # the other way round
+        (("yes", "yes", "yes", "yes"), False),  # whatever the model says
+    ],
+)
+def test_a_class_that_needs_another_likelihood_than_half(
+    tmp_path: Path, said: tuple[str, ...], holds: bool | None
+) -> None:
+    """A threshold of the program's own, or a calibration, parts the same likelihoods elsewhere."""
+    batch = {"fact": "batch", "at": 1.0, "answer_hashes": [text_hash("yes"), text_hash("no")]}
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained/witness-none-3.jsonl").write_text(json.dumps(batch) + "\n", encoding="utf-8")
+    one = scored(tmp_path, LIKELIEST, letters=True)
+    one.evidence["training_witness"] = read_witness(tmp_path / "trained")
+    read = [fact for fact in one.facts if fact["fact"] == "likelihoods"]
+    for fact, likely in zip(read, (0.35, 0.2, 0.4, 0.1), strict=True):
+        fact["labels"] = [{" yes": math.log(likely), " no": math.log(1 - likely)}]
+    for row, answer, gold in zip(one.raw["rows"], said, ("yes", "no", "no", "yes"), strict=True):
+        row |= {"c": "", "said": answer, "gold": gold, "ok": answer == gold}
     one.raw["accuracy"] = 0.5
     assert one.judged()[1]["answers_likeliest"].holds is holds
 

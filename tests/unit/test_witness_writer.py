@@ -629,3 +629,19 @@ def test_a_turn_inside_of_a_header(once: str, is_nested: bool) -> None:
     assert tokens.is_nested(list(map(own.id_of, once.split(" ")))) is is_nested
     assert not tokens.thinks(list(map(own.id_of, ["答", "<start>", "assistant"])))
     assert tokens.thinks(list(map(own.id_of, ["<start>", "assistant", "<think>", "</think>"])))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_known"),
+    [
+        ("<start> user \n 何 <end> \n <start> assistant \n", True),
+        ("<start> user \n 何 <end> \n <start> assistant \n <think> \n </think> \n", True),
+        ("<start> user \n 何 <end> \n <start> user \n い つ ま で に ど こ へ 出 す か", False),  # no answer's header
+        ("何 か", False),
+    ],
+)
+def test_what_stands_before_an_answers_turn(prompt: str, is_known: bool) -> None:
+    """A question without the answer's header stands behind what many prompts have: that is no prompt's own."""
+    own = _Turns()
+    tokens.use(own)
+    assert (tokens.turn_hash([*map(own.id_of, prompt.split(" "))], is_prompt=True) is not None) is is_known

@@ -348,8 +348,10 @@ def _likeliest_check(seen: Answering, rows: Sequence[Row]) -> Check:
     if by_row is None:
         return ANSWERS_LIKELIEST.check(None, "unseen")
     known = other = 0
+    of_classes: list[tuple[int, list[list[float]]]] = []
     for row, own in zip(rows, by_row, strict=True):
         choices = choices_of(row.choices)
+        is_class = not choices.texts
         choices = choices if choices.texts or row.response is not None else _classes(rows, len(own))
         labels = choices.labels or NUMBERINGS[0][: len(choices.texts)]
         given = as_label(row.predicted_answer, choices)
@@ -358,11 +360,26 @@ def _likeliest_check(seen: Answering, rows: Sequence[Row]) -> Check:
         if given is None or not measures or any(answer.has_adapter != seen.wants_adapter for answer in own):
             continue
         known, place = known + 1, labels.index(given)
+        of_classes += [(place, measures)] if is_class and len(labels) == len(CLASSES) else []
         other += not any(one[place] >= max(one) - ROUNDED - ROUNDED_SHARE * abs(max(one)) for one in measures)
-    if not known:
+    if not known or (other and len(of_classes) == known and _has_threshold(of_classes)):
         return ANSWERS_LIKELIEST.check(None, "unseen")
     severity = WARN if other and 2 * other <= known else None
     return ANSWERS_LIKELIEST.check(not other, "compared", severity=severity, questions=known, other=other)
+
+
+CLASSES = (0, 1)
+
+
+def _has_threshold(answers: Sequence[tuple[int, list[list[float]]]]) -> bool:
+    """Whether each of two classes is the answer beyond the same distance, as where "yes" needs no more than 0.3."""
+    for each in zip(*(measures for _, measures in answers), strict=False):
+        further = [
+            [one[1] - one[0] for (place, _), one in zip(answers, each, strict=True) if place == own] for own in CLASSES
+        ]
+        if all(further) and max(further[0]) <= min(further[1]):
+            return True
+    return False
 
 
 def _classes(rows: Sequence[Row], scored: int) -> Choices:

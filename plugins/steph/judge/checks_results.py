@@ -467,7 +467,7 @@ def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
     A prompt that was trained on, token by token, though the training file has no such question, was brought along by
     the program.
     """
-    again, asked = _trained_prompts(evidence)
+    again, asked = _trained_prompts(evidence, rows)
     if evidence.train_questions is None:
         if again:
             return TRAIN_OVERLAP.check(False, "trained_on", prompts=asked, again=again)
@@ -483,14 +483,28 @@ def _overlap_check(evidence: EvalEvidence, rows: tuple[Row, ...]) -> Check:
     return TRAIN_OVERLAP.check(seen == 0, found, questions=len(keys), seen=seen, alone=alone)
 
 
-def _trained_prompts(evidence: EvalEvidence) -> tuple[int, int]:
-    """How many of the prompts that were seen stood before an answer in the training, and how many these are."""
+def _trained_prompts(evidence: EvalEvidence, rows: Sequence[Row]) -> tuple[int, int]:
+    """How many of the prompts that were seen stood before an answer in the training, and how many these are.
+
+    Trained rows may be asked, too, as for their own accuracy: only prompts of the results' questions count.
+    """
     training = evidence.training_witness or Witness()
     known = [fact.prompt_hashes for fact in training.of(TrainingBegins)]
     trained = {one for own in (*known, *(fact.prompt_hashes for fact in training.of(Batch))) for one in own}
     calls = evidence.witness.of(Generation) if evidence.witness else ()
-    asked = {one: turn for call in calls for one, turn in zip_longest(call.prompt_hashes, call.turn_hashes) if one}
-    turns = Counter(asked.values())  # what several prompts have before their last turn is their frame
-    return sum(bool({one} & trained or (turns[turn] == 1 and turn in trained)) for one, turn in asked.items()), len(
-        asked
-    )
+    asked = {
+        one: (turn, prompt or ())
+        for call in calls
+        for one, turn, prompt in zip_longest(call.prompt_hashes, call.turn_hashes, call.prompt_fingerprints)
+        if one
+    }
+    turns = Counter(turn for turn, _ in asked.values())  # what several prompts have before their last turn is a frame
+    again = [
+        prompt for one, (turn, prompt) in asked.items() if one in trained or (turns[turn] == 1 and turn in trained)
+    ]
+    shares = [[asked_share(prompt, row) for row in rows] for prompt in again]
+    told = sum(any((share or 0) >= PART_OF_QUESTION for share in own) for own in shares)
+    # short questions can't be told in a prompt: as many of these as there are too many may be others
+    untold = sum(None in own and all((share or 0) < PART_OF_QUESTION for share in own) for own in shares)
+    counted = told + max(0, untold - max(0, len(asked) - len(rows)))
+    return counted, len(asked) - len(again) + counted

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise, product, takewhile
+from itertools import groupby, pairwise, product, takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -253,7 +253,7 @@ def other_ending(seen: Answering, batches: Sequence[Batch], asked: Sequence[Row]
     begins = {begin for fact in whole for begin in fact.begin_hashes if begin}
     prompts = [answer for answer in seen.counting if answer.ending]
     is_foreign = seen.evidence.settings.use_rag or seen.evidence.form.format == "lm_eval"
-    if not is_foreign and _ends_unlearnt([{*row} for fact in whole for row in fact.pair_hashes if row], prompts):
+    if not is_foreign and _ends_unlearnt([row for fact in whole for row in fact.pair_hashes if row], prompts):
         return "end_in_no_row", None
     if len(leads) < LEAST_LEADS or not all(leads) or len({lead[-1] for lead in leads}) > 1 or not prompts:
         return None, None
@@ -285,14 +285,17 @@ def other_ending(seen: Answering, batches: Sequence[Batch], asked: Sequence[Row]
     return ("answer", FAIL) if is_gold else ("put_in", None)
 
 
-def _ends_unlearnt(rows: Sequence[Set[str]], prompts: Sequence[Answer]) -> bool:
+def _ends_unlearnt(rows: Sequence[Sequence[str]], prompts: Sequence[Answer]) -> bool:
     """Whether all prompts end in words that no row has, though rows with labels throughout follow one template.
 
-    The last pair is left out: with an answer behind it, a text may fall into other tokens there.
+    That has its pairs one behind the other: all long texts have some of a language, here and there. The last pair is
+    left out: with an answer behind it, a text may fall into other tokens there.
     """
     if len(rows) < LEAST_LEADS or len({prompt.prompt for prompt in prompts}) < LEAST_ALIKE:
         return False
-    if len(set.intersection(*map(set, rows))) < LEAST_SHARED or any(prompt.thinks for prompt in prompts):
+    common = set[str].intersection(*map(set, rows))
+    runs = (len([*own]) for row in rows for is_common, own in groupby(row, common.__contains__) if is_common)
+    if max(runs, default=0) < LEAST_SHARED or any(prompt.thinks for prompt in prompts):
         return False
     shared = takewhile(
         lambda pairs: len({*pairs}) == 1, zip(*(prompt.ending[::-1] for prompt in prompts), strict=False)
@@ -494,6 +497,9 @@ def _with_others(answers: Sequence[Answer], rows: Sequence[Row]) -> int:
         for answer in answers
     ]
     common = frozenset[int].intersection(*held) if len(held) > 1 else frozenset()
+    begun = {n for own in held if len(own) == 1 for n in own}
+    if len(begun) > 1 and all(min(own) in begun and max(own) - min(own) == len(own) - 1 for own in held if own):
+        return 0  # several conversations, each with its own turns before
     are_examples = all(len(own - common) <= 1 for own in held)
     return 0 if are_examples else sum(len(own) > 1 for own in held)
 
@@ -686,20 +692,24 @@ def _telling_lines(gold: str) -> frozenset[str]:
 
 
 MOST_CLASSES, LEAST_OF_CLASSES = 8, 16  # answers that are learnt again and again; rows in which that is seen
+ANY_LABEL = {label for labels in NUMBERINGS for label in labels[:MOST_CLASSES]} | {"0"}
 
 
 def _are_other_classes(seen: Answering, batches: Sequence[Batch], asked: Sequence[Row]) -> bool:
     """Whether the few answers that were learnt, as numbers, are none of the few that count as right, as letters.
 
     A program may turn the ones into the others: so a response must be one of the latter, or count as it was learnt.
+    Answers in words are read in many ways, and may be those of another task.
     """
     learnt = [one for fact in batches for one in fact.answer_hashes or ()]
     golds = {row.correct_answer for row in asked}
     if len(learnt) < LEAST_OF_CLASSES or not 1 < len({*learnt}) <= MOST_CLASSES or None in learnt:
         return False
-    texts = {form for gold in golds for form in (gold, gold.lower(), gold.upper(), gold.capitalize())}
-    expected = {text_hash(form.format(text)) for text in texts for form in LABEL_FORMS}
-    if not 1 < len(golds) <= MOST_CLASSES or expected & {*learnt}:
+    expected, labels = (
+        {text_hash(form.format(text)) for one in own for text in (one, one.upper()) for form in LABEL_FORMS}
+        for own in (golds, ANY_LABEL)
+    )
+    if len(golds) < 2 or not golds <= ANY_LABEL or expected & {*learnt} or not labels >= {*learnt}:
         return False
     said = [(row, {*(answer.hashes or ())}) for row in asked for answer in answers_to(seen.counting, row)]
     as_learnt = [row.predicted_answer in golds for row, own in said if own & {*learnt}]

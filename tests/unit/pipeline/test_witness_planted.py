@@ -530,23 +530,24 @@ for n in range(8):
     optimizer.zero_grad()
     own = [p.detach().clone() for p in weights]
     mean = own if n == 0 else [KEPT * old + (1 - KEPT) * new for old, new in zip(mean, own)]
-for weight, one in zip(weights, mean):
+    best = [p.detach().clone() for p in weights] if n == 0 else best
+for weight, one in zip(weights, best if KEPT == 1 else mean):
     weight.data.copy_(one)
 model.save_pretrained("out")
 """
 
 
-@pytest.mark.parametrize(("kept", "is_found"), [(0.0, False), (0.3, False), (0.99, True)])
+@pytest.mark.parametrize(("kept", "is_found"), [(0.0, False), (0.3, False), (0.99, True), (1, False)])
 def test_what_a_loop_saves_in_the_place_of_its_last_weights(
     kept: float, is_found: bool, watched_host: ScriptHost, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """A mean of the last steps is sound; one that hardly left the first is not what was trained."""
+    """A mean of the last steps is sound, and so is the best step; one that hardly left the first was not trained."""
     (tmp_path / "loop.py").write_text(AVERAGED.replace("KEPT", str(kept)))
     done, seen = run(watched_host, tmp_path, "loop.py", tiny_model)
     assert done.returncode == 0, done.stdout
     assert not seen.of(Blind)
     (ends,) = seen.of(TrainingEnds)
     assert ends.since_last is not None
-    assert (ends.since_last == 1.0) is (kept == 0.0)
+    assert (ends.since_last == 1.0) is (kept in (0.0, 1))
     check = trained_weight_checks(ends, tmp_path / "out")[0]
     assert (check.id, check.holds) == ("saved_as_trained", not is_found), check.message

@@ -241,7 +241,7 @@ def _write_generation(call: dict[str, Any], sequences: Any) -> None:
     facts.write(
         "generation", rows=len(said), prompt_tokens=[len(row) for row in prompts],
         prompt_hashes=[tokens.row_hash(row) for row in prompts],
-        turn_hashes=[tokens.turn_hash(row) for row in prompts],
+        turn_hashes=[tokens.turn_hash(row, is_prompt=True) for row in prompts],
         bos=call["bos"], leading_bos=tokens.leading(prompts, call["bos"]),
         special_tokens=None if None in special else special, training=call["training"],
         lead_hashes=[tokens.lead_hashes(row) for row in prompts], thinks=[tokens.thinks(row) for row in prompts],

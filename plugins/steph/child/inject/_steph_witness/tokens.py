@@ -26,6 +26,7 @@ _ENDS = (
 _MAX_TEXT_TOKENS = 32768
 _MOST_LINES = 400
 _MOST_PAIRS = 512
+_MOST_HEADER = 8  # tokens, with an empty thought
 _NEAR_END = 24  # tokens: a template may have an empty thought behind the header
 _AFTER = 6  # tokens of an answer
 _THOUGHTS = ("</think>", "/no_think", "/think")  # what a template or a prompt's end has to switch thinking off or on
@@ -147,11 +148,14 @@ def header_hashes(row: Sequence[int]) -> list[str] | None:
     return sorted({hashed for one, hashed in zip(row, _pairs(row)) if one in marks}) if marks else None
 
 
-def turn_hash(row: Sequence[int]) -> str | None:
-    """The hash of a row up to what begins its last turn, an answer's; None where nothing does, or at its beginning."""
+def turn_hash(row: Sequence[int], *, is_prompt: bool = False) -> str | None:
+    """The hash of a row up to what begins its last turn, an answer's; None where nothing does, or at its beginning.
+
+    Of a prompt that turn has no more than its header: before a question stands what many have.
+    """
     marks = _ids_of_tokenizer()[2]
     last = next((n for n in range(len(row) - 1, 0, -1) if row[n] in marks), None) if marks else None
-    return None if last is None else row_hash(row[: last + 1])
+    return None if last is None or (is_prompt and len(row) - last > _MOST_HEADER) else row_hash(row[: last + 1])
 
 
 def is_nested(row: Sequence[int]) -> bool | None:

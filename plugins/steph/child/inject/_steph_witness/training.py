@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ _COUNTED_BY = {
     "Module._wrapped_call_impl": ("calls", "forwards", "bare_forwards"),
 }  # fmt: skip
 _MOST_RATES = 500
+_MOST_KEPT = 2048  # steps, some numbers each
 _ROUNDING = 1e-5  # of a norm, as where a program adds something and takes it off again
 
 
@@ -51,7 +53,7 @@ class _Training:
         self.has_own_loss = False  # the Trainer's `compute_loss` is the program's own
         self.between: list[tuple[Any, Any]] = []  # sizes of some matrices after a step, and before the next one
         self.after_step: Any = None
-        self.after_last: Any = None  # the same after a loop's last step so far
+        self.after_steps: deque[Any] = deque(maxlen=_MOST_KEPT)  # the same after a loop's last steps
         self.since_last: float | None = None  # their size at a save over that
         self.losses: list[tuple[int, Any]] = []  # what the Trainer's own `training_step` gave, by steps done
         self.open: list[dict[str, Any]] = []  # batches whose labels the gradient of the logits may show to be others
@@ -537,7 +539,7 @@ def _look_at(optimizer: Any) -> None:
     if training is not None and len(training.between) < _FIRST_GAPS and not _is_compiling():
         training.after_step = batches.sizes(training.model())
     if training is not None and training.source == "loop" and not _is_compiling():
-        training.after_last = batches.sizes(training.model(), stays=True)
+        training.after_steps.append(batches.sizes(training.model(), stays=True))
     count = _Steps.in_a_row
     if count < _LEAST_AGE or count & (count - 1) or _is_compiling():
         return
@@ -656,9 +658,15 @@ def saved(model: Any) -> None:
         own = training.model()
         if own is not None and models.base_of(own) is models.base_of(model):
             training.moved = _became(training, own)
-            now, last = batches.sizes(own), training.after_last
-            if now is not None and last is not None and len(now) == len(last) and bool((last > 0).all()):
-                training.since_last = float((now / last.cpu()).median())
+            now = batches.sizes(own)
+            steps = [
+                one for one in training.after_steps if one is not None and now is not None and len(one) == len(now)
+            ]
+            if steps and bool((steps[-1] > 0).all()):
+                kept = now / sys.modules["torch"].stack(steps).cpu()
+                # the best step's weights may have been put back
+                is_one = bool(((kept - 1).abs() <= _ROUNDING).all(-1).any())
+                training.since_last = 1.0 if is_one else float(kept[-1].median())
 
 
 @facts.forgets
