@@ -113,6 +113,22 @@ def test_what_a_program_has_inside_is_named_for_editing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "adapter"),
+    [('["bash", "run.sh"]', "out/adapter"), ('["bash", "run.sh", "{output_dir}"]', "out/adapter-production")],
+)
+def test_the_adapter_is_asked_for_where_the_training_writes_it(tmp_path: Path, command: str, adapter: str) -> None:
+    """A program that is told no folder writes its own, in the production run as well."""
+    text = (
+        f'[train]\ncommand = {command}\nrows.format = "none"\noutput_dir = "out/adapter"\n'
+        "fixed = { num_epochs = 3, max_seq_length = 512, batch_size = 2, learning_rate = 2e-4, lora_r = 16, "
+        "lora_alpha = 32, gradient_accumulation_steps = 1 }\n"
+        '[evaluate]\ncommand = ["{python}", "ask.py", "{adapter}"]\nfixed.samples = 3\n'
+    )
+    asked = production_evaluation(described(tmp_path, text), Files(tmp_path), MODEL, EvalSettings(), None)
+    assert asked.commands == (("python", "ask.py", adapter),)
+
+
+@pytest.mark.parametrize(
     ("cwd", "up", "rows"),
     [("", "", "r.jsonl"), ('cwd = "src"', "../", "../r.jsonl"), ('cwd = "{root}/src"', "../", "../r.jsonl")],
 )

@@ -456,8 +456,10 @@ def production_evaluation(
 
 
 def output_dir(description: Description) -> str:
-    """The folder that the production training writes."""
-    return folder_beside(description.output_dir, "production")
+    """The folder that the production training writes: a new one, unless the program knows its own and is told none."""
+    train = description.train
+    is_told = "output_dir" in names_in(words_of(train)) or (train.config is not None and train.config.file is not None)
+    return folder_beside(description.output_dir, "production") if is_told else description.output_dir
 
 
 def _place(section: Train | Evaluate, files: Files) -> Place:
