@@ -81,6 +81,12 @@ count = "n"
 """,
 }
 OTHER_TOML = {
+    "figure": """
+[evaluate.results]
+file = "{output}"
+score = "rouge"
+count = "n"
+""",
     "letters": """
 [evaluate.results]
 file = "{output}"
@@ -209,6 +215,22 @@ def test_all_questions_are_those_of_the_file_that_has_the_asked_ones(
         path.write_text(spelled[path.suffix], encoding="utf-8")
     outcome, _ = sound(tmp_path, "choice").judged()
     assert outcome.questions == count
+
+
+@pytest.mark.parametrize(
+    ("kind", "generated", "severity"),
+    [("figure", 4, None), ("figure", 3, Severity.WARN), ("metric", 3, None), ("generate", 3, Severity.FAIL)],
+)
+def test_questions_that_no_row_tells_of_were_asked_all_the_same(
+    kind: str, generated: int, severity: Severity | None, tmp_path: Path
+) -> None:
+    """Without rows the number that was asked for counts, and softly: how texts were batched is not known."""
+    planted = sound(tmp_path, kind)
+    del planted.facts[len(planted.facts) - 4 + generated :]
+    check = planted.judged()[1]["answers_generated"]
+    assert (check.holds, None if check.holds else check.severity) == (severity is None, severity)
+    assert check.message is not None
+    assert (check.message.values["questions"], check.message.values["answered"]) == (4, generated)
 
 
 @pytest.mark.parametrize("kind", TOML)

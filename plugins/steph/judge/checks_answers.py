@@ -200,7 +200,10 @@ def _said(answer: Answer, row: Row, labels: Sequence[str]) -> int | None:
 
 def _generated_check(seen: Answering, wanted: int) -> Check:
     raised = max(len(seen.witness.of(Raised)), seen.witness.totals("raised"))
-    wanted = min(wanted, seen.evidence.settings.samples)
+    asked = seen.evidence.settings.samples
+    has_rows = wanted > 0
+    if has_rows or seen.evidence.form.kind != "metric":  # a figure alone may come of texts in windows
+        wanted = min(wanted or asked, asked)
     answered = sum(call.rows for call in seen.calls) + seen.unseen_calls
     if not seen.calls and not raised:
         holds_, why = why_unseen(seen.evidence.witness, "answering")
@@ -209,8 +212,8 @@ def _generated_check(seen: Answering, wanted: int) -> Check:
     if not is_enough and not raised and seen.witness.of(Blind):
         return ANSWERS_GENERATED.check(None, why_blind(seen.witness, "answering"))
     error = next((one_line(fact.error, 80) for fact in seen.witness.of(Raised) if fact.error), "")
-    severity = WARN if is_enough and raised else None
-    counts: Figures = {"questions": wanted, "answered": answered, "raised": raised, "error": error}
+    severity = WARN if (is_enough and raised) or not (is_enough or has_rows) else None
+    counts: Figures = {"questions": wanted or asked, "answered": answered, "raised": raised, "error": error}
     found = "with_error" if error else "answered"
     return ANSWERS_GENERATED.check(is_enough and not raised, found, severity=severity, **counts)
 
