@@ -46,7 +46,7 @@ _SAYS_NONE = {
 _TESTS = re.compile(r"\b(?:assert|def|check|unittest)\b\s*[\w(]")
 MOST_OFF = 0.5  # of a number that may be called right within a tolerance
 _NUMBER = re.compile(r"(?<![\d.])[-+]?\d{1,15}(?:\.\d{1,15})?(?![\d.]*\d)")
-_NUMBER_BEFORE = re.compile(r"^\W{0,3}(?:問|設問|q|question|no)?\W{0,2}\d{1,4}\s?[.:：)）、問]\s*", re.IGNORECASE)
+_NUMBER_BEFORE = re.compile(r"^\W{0,3}(?:問|設問|q|question|no)?\W{0,2}\d{1,4}\s?[.:：)）、問](?!\d)\s*", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold
 CONTEXT_STEP = 256  # tokens: the lengths of contexts are multiples of it

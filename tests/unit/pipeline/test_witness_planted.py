@@ -348,6 +348,28 @@ def test_a_loss_on_the_last_token_alone_is_seen(
 
 
 @pytest.mark.parametrize(
+    "taught",
+    [
+        "logits, learnt = logits[:, -1:], torch.tensor([3, 4])",
+        # a row that is padded on the right learns behind its end
+        "logits, learnt = torch.stack([logits[0, 3:4], logits[1, -1:]]), torch.tensor([3, 4])",
+    ],
+)
+def test_a_class_behind_the_prompt_is_learnt(
+    taught: str, watched_host: ScriptHost, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A classifier is given the prompt alone, and its loss the class: no row has that, and none is bare."""
+    marks = ", attention_mask=torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])" if "stack" in taught else ""
+    script = OWN_LOSS.replace("SHIFT", taught).replace("input_ids=ids", f"input_ids=ids{marks}")
+    (tmp_path / "train.py").write_text(script)
+    done, seen = run(watched_host, tmp_path, "train.py", tiny_model)
+    assert done.returncode == 0, done.stdout
+    assert not seen.of(Blind)
+    batch = seen.of(Batch)[0]
+    assert (batch.supervised, batch.aligned, batch.unshifted) == ((1, 1), True, False)
+
+
+@pytest.mark.parametrize(
     ("shift", "is_right"), [("logits, learnt = logits[:, :-1], labels[:, 1:]", True), ("learnt = labels", False)]
 )
 def test_a_loss_of_the_programs_own_is_seen(

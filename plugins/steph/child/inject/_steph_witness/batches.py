@@ -263,11 +263,14 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
         texts = [tokens.fingerprints_of(row) for row in rows]
         found["row_fingerprints"] = None if None in texts else texts
     if labels and len(labels) == len(ids) and len(labels[0]) <= width:
+        is_last = "last" in read and all(row[-1] == one for row, one in zip(ids, read["last"]))
+        if "last" in read and not is_last and not is_packed and len(labels[0]) == width:
+            ids, labels, spans = _with_classes(ids, labels, spans, read["last"])
         found.update(_labelled(ids, labels, spans, batch["ends"]))
         found["prompt_hashes"] = [
             tokens.row_hash(row[:first]) for row, first in zip(rows, found["first_supervised"]) if first
         ] + [hashed for row in rows if (hashed := tokens.turn_hash(row)) is not None]
-        if "last" in read and all(row[-1] == one for row, one in zip(ids, read["last"])):
+        if is_last:
             found.update(aligned=False, unshifted=True)
         # what begins a thought or a call in an answer is nobody's turn
         found["header_hashes"] = [
@@ -277,6 +280,20 @@ def _described(batch: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
             edges = {*batch["ends"], batch["bos"]}
             found["labelled_padding"] = _outside(ids, labels, spans, found["ends_with_end_token"], edges)
     return found
+
+
+def _with_classes(ids: Any, labels: Any, spans: Any, last: Any) -> tuple[Any, Any, Any]:
+    """Rows with the one token that each learns behind its end, as where a classifier is given the prompt alone."""
+    places = [[n for n, label in enumerate(marks) if label != _IGNORED] for marks in labels]
+    if not all(
+        own == [end] or (not own and end == len(row) and one != _IGNORED)
+        for row, own, (_, end), one in zip(ids, places, spans, last)
+    ):
+        return ids, labels, spans
+    given = [marks[own[0]] if own else one for marks, own, one in zip(labels, places, last)]
+    rows = [[*row[:end], one, *row[end:]] for row, (_, end), one in zip(ids, spans, given)]
+    marks = [[*[_IGNORED] * end, one, *[_IGNORED] * (len(row) - end)] for row, (_, end), one in zip(ids, spans, given)]
+    return rows, marks, [(begin, end + 1) for begin, end in spans]
 
 
 def _instead(said: Any, learnt: Any, ids: Sequence[Sequence[int]]) -> Any:
