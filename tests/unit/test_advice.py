@@ -12,8 +12,8 @@ import pytest
 import record_factory as factory
 from record_factory import render
 from steph.base import units
-from steph.base.messages import text
-from steph.base.terms import Cause, FitVerdict, StageId, TrainerName, Verdict
+from steph.base.messages import phrase, text
+from steph.base.terms import Cause, EndedBy, FitVerdict, StageId, TrainerName, Verdict
 from steph.contract.commands import target_settings
 from steph.memory.calibration import Calibration
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
@@ -678,3 +678,20 @@ def test_a_card_without_bf16_is_not_asked_for_it(card: str, dtype: str, half: st
     }  # not for rows that are cut or a rung that was left: maybe there were none
     plain = target_settings(TrainSettings(use_4bit=False, mixed_precision="bf16"), record.context.production)
     assert plain.mixed_precision == half
+
+
+@pytest.mark.parametrize("ended_by", [EndedBy.INTERRUPTED, None])
+def test_nothing_is_to_be_mended_after_ctrl_c(ended_by: EndedBy | None) -> None:
+    """Nobody's program failed: run it again. An attempt whose end is not known may have had a cause."""
+    record = factory.crashed()
+    h2 = record.stages[StageId.H2]
+    attempt = h2.attempts[0].model_copy(update={"ended_by": ended_by})
+    stages = record.stages | {StageId.H2: h2.model_copy(update={"attempts": (attempt,)})}
+    record = record.model_copy(update={"stages": stages})
+    is_interrupted = ended_by is not None
+    assert (decision(record)["first"] == phrase("advice.first.interrupted", stage=StageId.H2)) is is_interrupted
+    page = render(record)
+    assert (text("report.failure.interrupted") in page, text("report.failure.unknown") in page) == (
+        is_interrupted,
+        not is_interrupted,
+    )

@@ -13,7 +13,7 @@ from typing import Literal
 
 from steph.base import units
 from steph.base.messages import NOTHING, Message, phrase, say, text, verbatim
-from steph.base.terms import Cause, RecordKind, Severity, StageId
+from steph.base.terms import Cause, EndedBy, RecordKind, Severity, StageId
 from steph.contract.settings import CARDS
 from steph.judge import verdict
 from steph.record.settings import EvalSettings, ProductionTarget, TrainSettings
@@ -344,6 +344,13 @@ def _hours(advice: Advice, decided: Decision) -> Message:
 def _first(record: Record, advice: Advice, decided: Decision) -> Message:
     if step := wording.next_step(record):
         return step
+    for stage in StageId:
+        result = record.stages.get(stage)
+        if result and not result.verdict.is_green:
+            last = result.last_attempt
+            if last and last.ended_by is EndedBy.INTERRUPTED and not record.live:
+                return say("advice.first.interrupted", stage=stage)
+            break
     for blocker in advice.blockers:
         return verbatim(blocker) if record.live else say("advice.first.rerun", why=blocker)
     for finding in advice.mend_first:
