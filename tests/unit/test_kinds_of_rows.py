@@ -334,6 +334,9 @@ def turns(*texts: str) -> Row:
         lambda n: plain(n, json.dumps({"text": f"{said(n, 4)}\n{said(n, 3)}"}), json.dumps({"label": LETTERS[n % 4]})),
         lambda n: plain(n, f"Does $a \\nLeftrightarrow b_{n}$? $\\\\n$ {said(n, 5)}"),
         lambda n: plain(n, f"Open C:\\data\\n{n}.txt or match \\d+\\n? in {said(n, 3)}"),
+        lambda n: plain(n, f"Remove line breaks (\\n): s.replace(/\\n/, ' ') 「\\n」 in {said(n, 3)}"),
+        lambda n: turns(said(n, 4), f"The answer is {LETTERS[n % 4]}", "The letter alone, please.", LETTERS[n % 4]),
+        lambda n: plain(n, f"{said(n, 6 + n % 9)[:64]}…"),
         lambda n: turns(f'"{said(n, 6)}"', f'"{said(n, 7, salt="other")}"'),
         lambda n: plain(n, said(n, 9), (text_hash(said(n, 3)) * 8) if n % 2 else said(n, n % 7 + 2)),
         lambda n: plain(n, f"Answer with the number only, and with nothing more than it: {3**n % 997} + {7**n % 9973}"),
@@ -346,8 +349,8 @@ def turns(*texts: str) -> Row:
         lambda n: plain(n, f"Q: Is it?\nAnswer: yes\nQ: {said(n, 5)}\nAnswer:", "no" if n % 20 == 0 else "yes"),
     ],
     ids=[
-        "code", "json", "latex", "path", "speech", "digests", "sums", "pieces", "unsure", "farewell", "quiz",
-        "majority", "form", "example",
+        "code", "json", "latex", "path", "named", "asked_again", "shortened", "speech", "digests", "sums", "pieces",
+        "unsure", "farewell", "quiz", "majority", "form", "example",
     ],
 )  # fmt: skip
 def test_what_only_looks_like_a_column_read_wrongly(make: Callable[[int], Row], tmp_path: Path) -> None:

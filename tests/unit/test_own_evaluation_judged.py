@@ -923,10 +923,10 @@ def test_one_question_under_several_numbers(number: str, texts: list[str], is_fo
     assert (_dataset_checks(None, NOTHING, rows, is_exact=False)[0].holds is False) is is_found
 
 
-@pytest.mark.parametrize("text", ["{}.5 + 2", "{}:30に出る。", "{}の2倍は。"])
+@pytest.mark.parametrize("text", ["{}.5 + 2", "{}:30に出る。", "{}の2倍は。", "{}. Amendment?"])
 def test_a_number_that_is_the_questions_own(text: str) -> None:
-    """A decimal point and an hour's colon number no question."""
-    rows = tuple(Row(question=text.format(n), correct_answer="A", is_correct=False) for n in range(4))
+    """A decimal point, an hour's colon and an ordinal number no question."""
+    rows = tuple(Row(question=text.format(n), correct_answer="A", is_correct=False) for n in (2, 1, 9, 5))
     assert _dataset_checks(None, NOTHING, rows, is_exact=False)[0].holds
 
 

@@ -46,7 +46,9 @@ _SAYS_NONE = {
 _TESTS = re.compile(r"\b(?:assert|def|check|unittest)\b\s*[\w(]")
 MOST_OFF = 0.5  # of a number that may be called right within a tolerance
 _NUMBER = re.compile(r"(?<![\d.])[-+]?\d{1,15}(?:\.\d{1,15})?(?![\d.]*\d)")
-_NUMBER_BEFORE = re.compile(r"^\W{0,3}(?:問|設問|q|question|no)?\W{0,2}\d{1,4}\s?[.:：)）、問](?!\d)\s*", re.IGNORECASE)
+_NUMBER_BEFORE = re.compile(
+    r"^\W{0,3}(?:問|設問|q|question|no)?\W{0,2}(\d{1,4})\s?[.:：)）、問](?!\d)\s*", re.IGNORECASE
+)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 SHORT_ANSWER_CHARS = 40  # a longer right answer is a model answer, which a right one need not hold
 CONTEXT_STEP = 256  # tokens: the lengths of contexts are multiples of it
@@ -360,10 +362,11 @@ def _dataset_checks(
     if dataset is None:
         distinct = ROWS_DISTINCT.check(None, trouble)
         if not is_exact:  # rows alone: a data set may itself have a question twice, but not half of its questions
-            keys = tuple(
-                row.task + question_key(_NUMBER_BEFORE.sub("", row.question) or row.question, row.choices)
-                for row in rows
-            )
+            numbers = [match and int(match[1]) for match in (_NUMBER_BEFORE.match(row.question) for row in rows)]
+            # an ordinal or a date, which is the question's own, does not count the rows
+            if rows and numbers == [*range(numbers[0] or 0, (numbers[0] or 0) + len(rows))]:
+                plain = (_NUMBER_BEFORE.sub("", row.question) or row.question for row in rows)
+                keys = tuple(row.task + question_key(text, row.choices) for row, text in zip(rows, plain, strict=True))
             again = len(keys) - len({*keys})
             found, severity = ("half", None) if _is_half_again(rows, keys, prompts) else ("repeated", WARN)
             distinct = ROWS_DISTINCT.check(again == 0, found, severity=severity, questions=len(keys), repeated=again)

@@ -68,7 +68,9 @@ _ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|&(?:#\d{2,6}|#x[0-9a-
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")  # of HTML, in which characters are rightly escaped
 # a line break that is two characters; LaTeX has \nu and \nLeftarrow, a pattern \n?, and code has them in quotes
 _BREAK = re.compile(r"(?<!\\)\\n(?![a-z?+{]|(?:Left|Right)\w*arrow|V[Dd]ash)")
-_QUOTED = re.compile(r"(?<!\w)(?:\"(?:\\.|[^\"\\]){0,400}\"|'(?:\\.|[^'\\]){0,400}'|`[^`]{0,400}`)(?!\w)|\b[A-Z]:\\\S*")
+_QUOTED = re.compile(
+    r"(?<!\w)(?:\"(?:\\.|[^\"\\]){0,400}\"|'(?:\\.|[^'\\]){0,400}'|`[^`]{0,400}`)(?!\w)|\b[A-Z]:\\\S*|[(「『/<]\\n[)」』/>]"
+)
 _MISSING = {"nan", "<na>", "nat", "undefined", "[objectobject]"}  # of a table or a script: no text is that by chance
 _EMPTY = {"", "none", "null", "n/a"}  # some rows may mean that
 _MISREAD_AS = (
@@ -82,7 +84,7 @@ _MISREAD_AS = (
 LEAST_WIDTH, LEAST_END_CHARS, LEAST_CUT = 60, 6, 4  # characters of a text and its end; texts
 MOST_SHORTEST = 0.75  # of a width, what the shortest has where lengths vary: numbers vary a template's by less
 _CODE_END = re.compile(r"[!-~]{24}$")  # no words: a digest, a sequence, a board
-_ENDS = tuple(".。!！?？:：)）」』]】\"'`>")
+_ENDS = tuple("….。!！?？:：)）」』]】\"'`>")
 LONGEST_LABEL = 12  # characters of an answer that is a class, and no sentence that is meant to be said to everything
 MOST_CLASSES = 8  # different answers; where there are more, they may be taken from the text
 _NAMES_OF_FIELDS = {"gold", "expected", "solution", "label", "target", "key", "reference", "truth", "hint"}
@@ -264,7 +266,10 @@ def _told_in_a_line(rows: Sequence[TrainingRow]) -> int:
     """
     answers = {plain_label(row.answer) for row in rows}
     is_told = _TOLD if len(answers) <= MOST_CLASSES else _TOLD_OPENLY
-    lines = ([line.strip(_AROUND_LABELS) for line in is_told.findall(row.prompt)] for row in rows)
+    lines = (
+        [line.strip(_AROUND_LABELS) for line in is_told.findall(row.prompt if not _has_turns(row) else "")]
+        for row in rows
+    )
     said = [({*map(plain_label, own)} & answers, plain_label(row.answer)) for own, row in zip(lines, rows, strict=True)]
     told = [answer for own, answer in said if own == {answer}]
     others = sum(bool(own) for own, _ in said) - len(told)
